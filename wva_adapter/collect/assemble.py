@@ -1,0 +1,114 @@
+"""What the sources know of the fleet, joined with what its replicas said, as one Snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.snapshot import (
+    Phase,
+    ReplicaSample,
+    ReplicaState,
+    Snapshot,
+    VariantState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A replica as its source knows it.
+
+    Attributes:
+        uid: Unique over the replica's life and all sources; a restarted one gets a new uid.
+        name: Pod name, or the replica's name in a static file.
+        url: Where its metrics page is; ``None`` where that could not be worked out.
+        problem: Why ``url`` is ``None``.
+    """
+
+    uid: str
+    name: str
+    url: str | None
+    phase: Phase
+    created_at_s: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VariantView:
+    """A variant as its source knows it; the counts are ``None`` where they could not be read."""
+
+    variant: Variant
+    spec_replicas: int | None
+    status_replicas: int | None
+    replicas: tuple[ReplicaView, ...]
+    problem: str | None = None
+
+
+class Source(Protocol):
+    """Where variants come from: the cluster, or a static file."""
+
+    @property
+    def name(self) -> str:
+        """What a person would call it: ``cluster``, or the file's name."""
+        ...
+
+    def view(self) -> Sequence[VariantView]:
+        """Return the variants as known now, without waiting."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scraped:
+    """What is known of one replica's page.
+
+    Attributes:
+        sample: The last page that could be read; ``None`` if there never was one.
+        problem: Why the latest scrape brought nothing; ``None`` if it brought a page.
+    """
+
+    sample: ReplicaSample | None = None
+    problem: str | None = None
+
+
+def assemble(
+    views: Sequence[VariantView], scraped: Mapping[str, Scraped], at_s: float
+) -> tuple[Snapshot, tuple[str, ...]]:
+    """Return the fleet as one snapshot, and what contradicts itself in it.
+
+    Args:
+        views: Of all sources, the sources in the order in which they take precedence.
+        scraped: By replica uid; what is not listed was not asked yet.
+        at_s: Unix time now.
+
+    Returns:
+        The snapshot, sorted by variant, and a sentence per conflict: a variant that two sources
+        name is taken from the first one and never silently.
+    """
+    states: dict[VariantKey, VariantState] = {}
+    conflicts = []
+    for view in views:
+        key = view.variant.key
+        if key in states:
+            conflicts.append(f"{key}: named twice; the first one ({states[key].variant.target}) counts")
+            continue
+        states[key] = VariantState(
+            variant=view.variant,
+            spec_replicas=view.spec_replicas,
+            status_replicas=view.status_replicas,
+            replicas=tuple(_replica(r, scraped.get(r.uid, Scraped())) for r in view.replicas),
+            problem=view.problem,
+        )
+    return Snapshot(at_s, tuple(states[key] for key in sorted(states))), tuple(conflicts)
+
+
+def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
+    sample = scraped.sample
+    return ReplicaState(
+        name=view.name,
+        phase=view.phase,
+        created_at_s=view.created_at_s,
+        sample=None if sample is None else replace(sample, replica=view.name),
+        problem=view.problem or scraped.problem,
+    )

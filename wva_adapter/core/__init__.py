@@ -1,0 +1,1 @@
+"""The decision: values and pure functions, without IO, clock or randomness."""

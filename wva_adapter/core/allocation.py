@@ -1,0 +1,166 @@
+"""Which counts carry a need at least cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wva_adapter.core.fleet import VariantKey
+
+ENUMERATED = 5
+"""Up to so many variants every plan that could be the cheapest is looked at."""
+
+# Money is compared to this share of the largest price: below it, sums of floats differ by rounding.
+_MONEY_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One variant as the allocation sees it.
+
+    Attributes:
+        capacity: What one replica carries, in the unit of the need; positive.
+        cost_per_h: What one replica costs, at least 0.
+        current: Its replicas now.
+        lowest: Fewest replicas to consider.
+        highest: Most replicas to consider, at least ``lowest``.
+    """
+
+    key: VariantKey
+    capacity: float
+    cost_per_h: float
+    current: int
+    lowest: int
+    highest: int
+
+
+def allocate(
+    need: float, options: Sequence[Option], *, change_penalty: float = 0.0
+) -> Mapping[VariantKey, int]:
+    """Return the cheapest counts whose capacity covers the need.
+
+    What is minimised is the whole model's cost, not that of the next replica: Σ cost · count,
+    plus ``change_penalty`` · cost for each replica by which a count changes. Equal costs are
+    decided by least capacity, then by larger counts for smaller keys. This order of plans does
+    not depend on the need, so a larger need never gets less capacity.
+
+    Args:
+        need: Capacity to reach.
+        options: Variants with unique keys.
+        change_penalty: Share of a replica's cost, at least 0 and below 1.
+
+    Returns:
+        A count per variant. Where even the highest counts do not cover the need: the highest.
+    """
+    ordered = sorted(options, key=lambda option: option.key)
+    if math.fsum(o.capacity * o.highest for o in ordered) <= need:
+        return {o.key: o.highest for o in ordered}
+    unit = max((o.cost_per_h for o in ordered), default=0.0) or 1.0
+    prices = [o.cost_per_h / unit for o in ordered]
+    search = _enumerate if len(ordered) <= ENUMERATED else _solve
+    counts = search(need, ordered, prices, change_penalty)
+    return {option.key: count for option, count in zip(ordered, counts, strict=True)}
+
+
+def _price(option: Option, price: float, count: int, penalty: float) -> float:
+    return price * (count + penalty * abs(count - option.current))
+
+
+def _enumerate(
+    need: float, options: Sequence[Option], prices: Sequence[float], penalty: float
+) -> tuple[int, ...]:
+    """Return the best plan of all, skipping branches that cannot beat the best one found."""
+    # What the variants from i on can carry at most, and the least price of a unit of it.
+    reach = [math.fsum(o.capacity * o.highest for o in options[i:]) for i in range(len(options))]
+    floor = [
+        math.fsum(
+            min(
+                _price(o, p, n, penalty)
+                for n in {o.lowest, o.highest, o.current}
+                if o.lowest <= n <= o.highest
+            )
+            for o, p in zip(options[i:], prices[i:], strict=True)
+        )
+        for i in range(len(options))
+    ]
+    best: tuple[tuple[float, float, tuple[int, ...]], tuple[int, ...]] | None = None
+
+    def visit(index: int, counts: tuple[int, ...], price: float, capacity: float) -> None:
+        nonlocal best
+        if (
+            best is not None
+            and round(price + (floor[index] if index < len(options) else 0), _MONEY_DIGITS)
+            > best[0][0]
+        ):
+            return
+        if index == len(options):
+            order = (
+                round(price, _MONEY_DIGITS),
+                round(capacity, _MONEY_DIGITS),
+                tuple(-count for count in counts),
+            )
+            if best is None or order < best[0]:
+                best = (order, counts)
+            return
+        option = options[index]
+        rest = reach[index + 1] if index + 1 < len(options) else 0.0
+        fewest = math.ceil(_exact((need - capacity - rest) / option.capacity))
+        lowest = max(option.lowest, min(fewest, option.highest))
+        last = index + 1 == len(options)
+        for count in range(lowest, (lowest if last else option.highest) + 1):
+            visit(
+                index + 1,
+                (*counts, count),
+                price + _price(option, prices[index], count, penalty),
+                capacity + option.capacity * count,
+            )
+
+    visit(0, (), 0.0, 0.0)
+    assert best is not None  # the caller has checked that the highest counts suffice
+    return best[1]
+
+
+def _exact(quotient: float) -> float:
+    """Return the quotient without the rounding that would push a whole number to the next one."""
+    nearest = round(quotient)
+    return nearest if math.isclose(quotient, nearest, rel_tol=0, abs_tol=1e-9) else quotient
+
+
+def _solve(
+    need: float, options: Sequence[Option], prices: Sequence[float], penalty: float
+) -> tuple[int, ...]:
+    """Return the best plan by mixed-integer programming, where enumeration would take too long."""
+    # Imported here: it costs a third of a second at start, and most fleets never come here.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    size = len(options)
+    capacity = np.array([o.capacity for o in options])
+    current = np.array([o.current for o in options], dtype=float)
+    price = np.array(prices)
+    # A millionth of the dearest price per place in the order of keys decides between equal plans.
+    ranked = price + 1e-6 * np.arange(1, size + 1) / size
+    # Variables: the counts, then the change of each count, which is at least its absolute value.
+    identity = np.eye(size)
+    constraints = [
+        LinearConstraint(np.hstack([capacity[None, :], np.zeros((1, size))]), lb=need),
+        LinearConstraint(np.hstack([-identity, identity]), lb=-current),
+        LinearConstraint(np.hstack([identity, identity]), lb=current),
+    ]
+    lowest = np.array([o.lowest for o in options], dtype=float)
+    highest = np.array([o.highest for o in options], dtype=float)
+    result = milp(
+        np.concatenate([ranked, penalty * price]),
+        constraints=constraints,
+        bounds=Bounds(
+            np.concatenate([lowest, np.zeros(size)]),
+            np.concatenate([highest, np.full(size, np.inf)]),
+        ),
+        integrality=np.concatenate([np.ones(size), np.zeros(size)]),
+        options={"mip_rel_gap": 0.0},
+    )
+    if result.x is None:
+        raise ValueError(f"no plan found for a need of {need}: {result.message}")
+    return tuple(round(float(count)) for count in result.x[:size])

@@ -1,0 +1,98 @@
+"""What is deployed: variants of models, the bounds the operator gave them, and who reads them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class VariantKey(NamedTuple):
+    """Who a variant is. Sorts by namespace, then name; ties between variants break on it."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """The autoscaler that turns the served value into a count (autoscaling/v2 arithmetic).
+
+    Attributes:
+        name: How a person would call it: ``HorizontalPodAutoscaler chat/llama-a100``.
+        target_type: Which of the two target fields of the external metric it sets.
+        target: The target, in replicas for ``AverageValue``; positive.
+        tolerance_up: Relative change upwards that it ignores, ``behavior.scaleUp.tolerance``.
+        tolerance_down: The same downwards.
+    """
+
+    name: str
+    target_type: Literal["AverageValue", "Value"] = "AverageValue"
+    target: float = 1.0
+    tolerance_up: float = 0.1
+    tolerance_down: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.target) and self.target > 0):
+            raise ValueError(f"{self.name}: target {self.target}, want a positive number")
+        for field in ("tolerance_up", "tolerance_down"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{self.name}: {field} {value}, want a number of at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to serve a model: a scale target on one accelerator.
+
+    Attributes:
+        model_id: The model that it serves; variants with one model id in one namespace share
+            the model's load.
+        target: The scale target as a person would name it: ``Deployment llama-a100``.
+        accelerator: Device type, such as ``H100``; ``None`` where nothing says.
+        accelerators_per_replica: Devices that one replica occupies.
+        cost_per_h: What one replica costs in $ per hour.
+        min_replicas: Fewest replicas that the operator allows.
+        max_replicas: Most replicas that the operator allows; ``None`` where there is no bound.
+        reader: Who reads the served value; ``None`` where nobody is known to.
+
+    Raises:
+        ValueError: A number is negative or not finite, or ``min_replicas`` is above
+            ``max_replicas``.
+    """
+
+    key: VariantKey
+    model_id: str
+    target: str = ""
+    accelerator: str | None = None
+    accelerators_per_replica: int = 1
+    cost_per_h: float = 10.0
+    min_replicas: int = 1
+    max_replicas: int | None = None
+    reader: Reader | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cost_per_h) and self.cost_per_h >= 0):
+            raise ValueError(
+                f"{self.key}: cost_per_h {self.cost_per_h}, want a finite number of at least 0"
+            )
+        if self.accelerators_per_replica < 0:
+            raise ValueError(
+                f"{self.key}: accelerators_per_replica {self.accelerators_per_replica}, "
+                "want at least 0"
+            )
+        if self.min_replicas < 0:
+            raise ValueError(f"{self.key}: min_replicas {self.min_replicas}, want at least 0")
+        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"{self.key}: max_replicas {self.max_replicas} is below "
+                f"min_replicas {self.min_replicas}"
+            )
+
+    def clamp(self, replicas: int) -> int:
+        """Return the count nearest to ``replicas`` within this variant's bounds."""
+        highest = replicas if self.max_replicas is None else min(replicas, self.max_replicas)
+        return max(self.min_replicas, highest)

@@ -1,0 +1,69 @@
+"""The only past that decisions may look at: what was needed, what was published, and peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wva_adapter.core.fleet import VariantKey
+
+ReplicaKey = tuple[VariantKey, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The largest of the values seen in a span of time.
+
+    Only values that can still become the largest are kept: each entry is larger than all that
+    came after it, so the first one is the answer and a long window stays short.
+
+    Attributes:
+        entries: Unix times and values, times rising, values falling.
+    """
+
+    entries: tuple[tuple[float, float], ...] = ()
+
+    def add(self, at_s: float, value: float, *, span_s: float) -> Window:
+        """Return the window with one more value, without what is older than ``span_s``."""
+        kept = [(t, v) for t, v in self.entries if v > value and at_s - t <= span_s]
+        return Window((*kept, (at_s, value)))
+
+    def largest(self, at_s: float, *, span_s: float) -> float | None:
+        """Return the largest value of the last ``span_s`` seconds; ``None`` if there is none."""
+        return next((v for t, v in self.entries if at_s - t <= span_s), None)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantMemory:
+    """What is remembered of one variant.
+
+    Attributes:
+        needs: Counts that its model's load needed of it.
+        published: Counts that were published for it.
+    """
+
+    needs: Window = Window()
+    published: Window = Window()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaMemory:
+    """The peaks of one replica.
+
+    Attributes:
+        kv_cache_usage: Shares, 0 to 1.
+        queued_requests: Requests.
+        read_at_s: Unix time of the page that was added last.
+    """
+
+    kv_cache_usage: Window = Window()
+    queued_requests: Window = Window()
+    read_at_s: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Everything that outlives a cycle; a fresh one knows nothing."""
+
+    variants: Mapping[VariantKey, VariantMemory] = field(default_factory=dict)
+    replicas: Mapping[ReplicaKey, ReplicaMemory] = field(default_factory=dict)

@@ -1,0 +1,220 @@
+"""How full the replicas of a model are: the paper's headroom and fragmentation tests.
+
+References:
+    "WVA: A Global Optimization Control Plane for llm-d", arXiv 2603.09730: proactive scale-up by
+    headroom, fragmentation-aware scale-down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import ReplicaKey, ReplicaMemory
+from wva_adapter.core.policy import Policy
+from wva_adapter.core.snapshot import ReplicaSample, ReplicaState, VariantState
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full one replica is: the peaks of its recent past.
+
+    Attributes:
+        kv_cache_usage: Share, 0 to 1.
+        queued_requests: Requests that wait for capacity.
+    """
+
+    kv_cache_usage: float
+    queued_requests: float
+
+    def saturated(self, policy: Policy) -> bool:
+        """Return whether the replica has no room for more requests."""
+        return (
+            self.kv_cache_usage >= policy.kv_cache_threshold
+            or self.queued_requests >= policy.queue_length_threshold
+        )
+
+    def replicas(self, policy: Policy) -> float:
+        """Return how many replicas at their thresholds this load fills."""
+        return max(
+            self.kv_cache_usage / policy.kv_cache_threshold,
+            self.queued_requests / policy.queue_length_threshold,
+        )
+
+
+def read_fill(sample: ReplicaSample | None) -> Fill | None:
+    """Return how full a page says the replica is; ``None`` where it does not say."""
+    if sample is None:
+        return None
+    if sample.kv_cache_usage is None or sample.queued_requests is None:
+        return Fill(0.0, 0.0) if sample.unused else None
+    return Fill(sample.kv_cache_usage, sample.queued_requests)
+
+
+def blind_reason(replica: ReplicaState, at_s: float, policy: Policy) -> str | None:
+    """Return why a ready replica's load is not known now; ``None`` where it is."""
+    sample = replica.sample
+    if sample is None:
+        return replica.problem or "no page read yet"
+    age_s = at_s - sample.at_s
+    if replica.problem is not None:
+        return f"{replica.problem}, last page {age_s:.0f} s old"
+    if age_s > policy.stale_after_s:
+        return f"last page {age_s:.0f} s old, at most {policy.stale_after_s:g} s count"
+    if read_fill(sample) is None:
+        return "its page has no KV-cache usage or no queue"
+    return None
+
+
+def crosses(before: ReplicaSample | None, now: ReplicaSample, policy: Policy) -> bool:
+    """Return whether a replica became saturated between two pages: a reason to decide at once."""
+    fill = read_fill(now)
+    if fill is None or not fill.saturated(policy):
+        return False
+    earlier = read_fill(before)
+    return earlier is None or not earlier.saturated(policy)
+
+
+def remember_peaks(
+    states: Sequence[VariantState],
+    peaks: Mapping[ReplicaKey, ReplicaMemory],
+    policy: Policy,
+) -> dict[ReplicaKey, ReplicaMemory]:
+    """Return the peaks with the pages of ``states`` added, and without replicas that are gone."""
+    remembered = {}
+    for state in states:
+        for replica in state.ready:
+            key = (state.variant.key, replica.name)
+            memory = peaks.get(key, ReplicaMemory())
+            fill, sample = read_fill(replica.sample), replica.sample
+            if fill is not None and sample is not None and sample.at_s > memory.read_at_s:
+                span_s = policy.peak_window_s
+                memory = replace(
+                    memory,
+                    kv_cache_usage=memory.kv_cache_usage.add(
+                        sample.at_s, fill.kv_cache_usage, span_s=span_s
+                    ),
+                    queued_requests=memory.queued_requests.add(
+                        sample.at_s, fill.queued_requests, span_s=span_s
+                    ),
+                    read_at_s=sample.at_s,
+                )
+            remembered[key] = memory
+    return remembered
+
+
+def analyze_saturation(
+    states: Sequence[VariantState],
+    peaks: Mapping[ReplicaKey, ReplicaMemory],
+    at_s: float,
+    policy: Policy,
+) -> ModelLoad:
+    """Return the load of one model, in replicas.
+
+    *Up*: over the replicas that are not saturated, the mean spare KV cache or the mean spare
+    queue is below its trigger. Replicas on their way count as empty ones, so what is ordered is
+    not ordered twice. *Down*: the load of all replicas, saturated ones too, spread over fewer of
+    the unsaturated ones, leaves both spares at their triggers or above.
+
+    The analysis does not know what one accelerator does more than another: each replica counts
+    as one unit of capacity, so the cheapest variant per unit is the cheapest by price.
+
+    Args:
+        states: The variants of one model, at least one.
+        peaks: What ``remember_peaks`` returned for these states.
+        at_s: Unix time now.
+        policy: Thresholds and triggers.
+    """
+    seen: list[Fill] = []
+    unseen: list[Fill] = []
+    asleep = 0
+    # A replica that never told its load may be full: that is what it counts for when room is sought.
+    full = Fill(policy.kv_cache_threshold, policy.queue_length_threshold)
+    for state in states:
+        for replica in state.ready:
+            if replica.sample is not None and replica.sample.awake is False:
+                asleep += 1
+            elif blind_reason(replica, at_s, policy) is None:
+                seen.append(_peak(peaks[state.variant.key, replica.name], at_s, policy))
+            else:
+                unseen.append(read_fill(replica.sample) or full)
+    starting = sum(state.starting for state in states)
+    roomy = [fill for fill in seen if not fill.saturated(policy)]
+    shortage, up_words = _headroom(roomy, len(seen), starting, policy)
+    surplus, down_words = (0, "") if shortage else _removable(seen + unseen, len(roomy), policy)
+    notes = [up_words] if shortage else [up_words, down_words]
+    if unseen:
+        notes.append(f"{len(unseen)} of {len(seen) + len(unseen)} ready replicas unseen")
+    if asleep:
+        notes.append(f"{asleep} asleep")
+    variants = [state.variant for state in states]
+    return ModelLoad(
+        namespace=variants[0].key.namespace,
+        model_id=variants[0].model_id,
+        analysis="saturation",
+        unit="replicas",
+        demand=sum(fill.replicas(policy) for fill in seen + unseen) if seen else None,
+        supply=float(len(seen) + len(unseen) + starting),
+        capacity={variant.key: 1.0 for variant in variants},
+        shortage=float(shortage),
+        surplus=float(surplus),
+        step=1.0,
+        binding="; ".join(notes),
+    )
+
+
+def _peak(memory: ReplicaMemory, at_s: float, policy: Policy) -> Fill:
+    span_s = policy.peak_window_s
+    return Fill(
+        memory.kv_cache_usage.largest(at_s, span_s=span_s) or 0.0,
+        memory.queued_requests.largest(at_s, span_s=span_s) or 0.0,
+    )
+
+
+def _headroom(roomy: Sequence[Fill], seen: int, starting: int, policy: Policy) -> tuple[int, str]:
+    """Return the replicas to add, 0 or 1, and the test in words."""
+    if seen == 0:
+        return 0, "no replica seen: nothing says that more are needed"
+    empty = [Fill(0.0, 0.0)] * starting
+    counted = [*roomy, *empty]
+    spare_kv = spare_queue = 0.0
+    if counted:
+        spare_kv = fmean(policy.kv_cache_threshold - fill.kv_cache_usage for fill in counted)
+        spare_queue = fmean(
+            policy.queue_length_threshold - fill.queued_requests for fill in counted
+        )
+    over = f"over {len(roomy)} unsaturated of {seen} seen" + (
+        f" and {starting} starting" if starting else ""
+    )
+    failed = []
+    if spare_kv < policy.kv_spare_trigger:
+        failed.append(f"spare KV cache {spare_kv:.2f} < {policy.kv_spare_trigger:.2f}")
+    if spare_queue < policy.queue_spare_trigger:
+        failed.append(f"spare queue {spare_queue:.1f} < {policy.queue_spare_trigger:g}")
+    if failed:
+        return 1, f"{' and '.join(failed)} {over}"
+    return 0, f"spare KV cache {spare_kv:.2f} and queue {spare_queue:.1f} suffice {over}"
+
+
+def _removable(fills: Sequence[Fill], unsaturated: int, policy: Policy) -> tuple[int, str]:
+    """Return how many replicas could go, and the test in words."""
+    if unsaturated < 2:
+        return 0, f"{unsaturated} unsaturated, so none can go"
+    kv = sum(fill.kv_cache_usage for fill in fills)
+    queue = sum(fill.queued_requests for fill in fills)
+
+    def fits(remaining: int) -> bool:
+        return (
+            policy.kv_cache_threshold - kv / remaining >= policy.kv_spare_trigger
+            and policy.queue_length_threshold - queue / remaining >= policy.queue_spare_trigger
+        )
+
+    fewest = unsaturated
+    while fewest > 1 and fits(fewest - 1):
+        fewest -= 1
+    load = f"load of all (KV {kv:.2f}, queue {queue:g})"
+    if fewest < unsaturated:
+        return unsaturated - fewest, f"{load} fits {fewest} of {unsaturated}"
+    return 0, f"{load} does not fit {unsaturated - 1} of {unsaturated}"

@@ -1,0 +1,154 @@
+"""What was seen of the fleet at one moment; ``None`` is unknown, 0 is zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from wva_adapter.core.fleet import Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSample:
+    """What one replica reported in one scrape.
+
+    ``None`` means the engine did not report the quantity; 0 means it reported zero. Fields that
+    end in ``_total``, ``_sum``, ``_sum_s`` or ``_count`` are counters since the engine started.
+
+    Attributes:
+        replica: Pod name, or the replica's own name in a static file.
+        at_s: Unix time of the scrape.
+        awake: Whether the engine holds its weights; ``None`` where it does not say.
+        kv_cache_usage: Share of KV-cache blocks in use, 0 to 1, weighted over its ranks.
+        kv_cache_tokens: KV-cache size in tokens, all ranks.
+        running_requests: Requests in the running batch.
+        queued_requests: Requests admitted by the engine and waiting for capacity.
+        deferred_requests: Requests that wait for something else (a KV transfer, a LoRA slot).
+        prompt_tokens_total: Prompt tokens of requests whose prefill ended.
+        computed_prompt_tokens_total: Those of them that no cache held.
+        generation_tokens_total: Tokens generated.
+        successes_total: Requests that ended by stop, length or repetition.
+        aborts_total: Requests that ended by abort or error.
+        preemptions_total: Requests thrown back into the queue for lack of memory.
+        rejections_total: Requests refused at the engine's door.
+        ttft_sum_s: Sum of times to first token.
+        ttft_count: Requests that got a first token.
+        itl_sum_s: Sum of inter-token latencies.
+        itl_count: Inter-token gaps observed.
+        input_tokens_sum: Prompt tokens of finished requests.
+        input_tokens_count: Finished requests, as the prompt histogram counts them.
+        output_tokens_sum: Generated tokens of finished requests.
+        output_tokens_count: Finished requests, as the generation histogram counts them.
+        mean_input_tokens: Prompt tokens per request over the engine's recent past.
+        model_names: Names under which the engine serves, as its page has them.
+    """
+
+    replica: str
+    at_s: float
+    awake: bool | None = None
+    kv_cache_usage: float | None = None
+    kv_cache_tokens: int | None = None
+    running_requests: float | None = None
+    queued_requests: float | None = None
+    deferred_requests: float | None = None
+    prompt_tokens_total: float | None = None
+    computed_prompt_tokens_total: float | None = None
+    generation_tokens_total: float | None = None
+    successes_total: float | None = None
+    aborts_total: float | None = None
+    preemptions_total: float | None = None
+    rejections_total: float | None = None
+    ttft_sum_s: float | None = None
+    ttft_count: float | None = None
+    itl_sum_s: float | None = None
+    itl_count: float | None = None
+    input_tokens_sum: float | None = None
+    input_tokens_count: float | None = None
+    output_tokens_sum: float | None = None
+    output_tokens_count: float | None = None
+    mean_input_tokens: float | None = None
+    model_names: tuple[str, ...] = ()
+
+    @property
+    def unused(self) -> bool:
+        """Whether the engine never served: its page may lack gauges then, and it is idle.
+
+        A V0 engine shows nothing but its configuration before the first request, a
+        data-parallel one everything but the gauges.
+        """
+        return not self.generation_tokens_total and not self.prompt_tokens_total
+
+
+class Phase(Enum):
+    """Where a replica is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    TERMINATING = "terminating"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """One replica that exists, with the last page that was read from it.
+
+    Attributes:
+        name: Pod name.
+        phase: Starting, ready, or terminating; only ready ones serve.
+        created_at_s: Unix time of its creation; ``None`` where nothing says.
+        sample: Its last page, however old; ``None`` if none was ever read.
+        problem: Why its latest scrape brought nothing; ``None`` if it brought a page.
+    """
+
+    name: str
+    phase: Phase = Phase.READY
+    created_at_s: float | None = None
+    sample: ReplicaSample | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VariantState:
+    """A variant as it stands.
+
+    Attributes:
+        spec_replicas: The count its scale target asks for; ``None`` if that could not be read.
+        status_replicas: The count its scale target reports; ``None`` if that could not be read.
+        replicas: Every replica that exists, terminating ones too; names are unique.
+        problem: What is wrong with the variant as a whole; ``None`` where nothing is.
+    """
+
+    variant: Variant
+    spec_replicas: int | None
+    status_replicas: int | None = None
+    replicas: tuple[ReplicaState, ...] = ()
+    problem: str | None = None
+
+    @property
+    def ready(self) -> tuple[ReplicaState, ...]:
+        """The replicas that serve."""
+        return tuple(r for r in self.replicas if r.phase is Phase.READY)
+
+    @property
+    def starting(self) -> int:
+        """How many replicas are on their way: asked for and not ready, whether or not a pod exists."""
+        return 0 if self.spec_replicas is None else max(0, self.spec_replicas - len(self.ready))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The fleet at one moment.
+
+    Attributes:
+        at_s: Unix time at which it was put together; the only "now" the core knows.
+        variants: One state per variant, keys unique. Their order carries no meaning.
+    """
+
+    at_s: float
+    variants: tuple[VariantState, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen = set()
+        for state in self.variants:
+            if state.variant.key in seen:
+                raise ValueError(f"{state.variant.key}: two variants have this name")
+            seen.add(state.variant.key)

@@ -1,0 +1,152 @@
+"""What an operator writes is read whole or refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from wva_adapter.core.policy import Policy
+from wva_adapter.documents import format_duration, parse_duration_s
+from wva_adapter.errors import ConfigError
+from wva_adapter.settings import (
+    PolicySection,
+    Settings,
+    describe_settings,
+    load_settings,
+    parse_settings,
+)
+
+SOURCE = "static_file: fleet.yaml\n"
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text, "wva.yaml")
+    return str(caught.value)
+
+
+def test_every_default_works() -> None:
+    assert parse_settings(SOURCE, "wva.yaml") == Settings(static_file="fleet.yaml")
+    assert Settings().to_policy() == Policy()
+
+
+def test_what_is_printed_sets_every_key_to_its_default() -> None:
+    text = "\n".join(describe_settings()).replace("static_file: null", SOURCE.strip())
+    assert parse_settings(text, "printed") == Settings(static_file="fleet.yaml")
+
+
+def test_the_commented_cluster_section_works_when_uncommented() -> None:
+    lines = [
+        line.removeprefix("# ") if line.startswith(("# cluster:", "#   ")) else line
+        for line in describe_settings()
+    ]
+    settings = parse_settings("\n".join(lines), "printed")
+    assert settings.cluster is not None
+    assert settings.cluster.kubeconfig is None
+
+
+def test_the_policy_and_its_section_have_the_same_fields() -> None:
+    of_policy = {field.name.removesuffix("_s") for field in fields(Policy)}
+    assert set(PolicySection.model_fields) == of_policy
+
+
+def test_the_policy_and_its_section_have_the_same_defaults() -> None:
+    written, default = Settings(static_file="x").to_policy(), Policy()
+    assert {f.name: getattr(written, f.name) for f in fields(Policy)} == {
+        f.name: getattr(default, f.name) for f in fields(Policy)
+    }
+
+
+def test_every_policy_value_of_the_file_arrives() -> None:
+    text = SOURCE + "policy: {kv_cache_threshold: 0.7, scale_down_window: 2m, max_up_step: 3}"
+    policy = parse_settings(text, "wva.yaml").to_policy()
+    assert policy.kv_cache_threshold == 0.7
+    assert policy.scale_down_window_s == 120
+    assert policy.max_up_step == 3
+
+
+def test_a_page_goes_stale_after_three_scrapes_unless_said() -> None:
+    assert parse_settings(SOURCE + "scrape_period: 1s", "x").to_policy().stale_after_s == 3
+    text = SOURCE + "policy: {stale_after: 30s}"
+    assert parse_settings(text, "x").to_policy().stale_after_s == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("polcy: {}", "wva.yaml: polcy: unknown key; did you mean policy?"),
+        (
+            "policy: {kv_cache_treshold: 0.8}",
+            "wva.yaml: policy.kv_cache_treshold: unknown key; did you mean kv_cache_threshold?",
+        ),
+        ("cluster: {kubeconfg: x}", "cluster.kubeconfg: unknown key; did you mean kubeconfig?"),
+        ("listen: {colour: 1}", "listen.colour: unknown key; known: address, port"),
+        ("scrape_period: 5", "scrape_period: found 5, want a duration such as 500ms, 60s, 4m"),
+        ("scrape_period: 5 parsecs", "found '5 parsecs', want a duration"),
+        ("cycle: 0s", "cycle: found '0s', want greater than 0"),
+        ("listen: {port: '80'}", "listen.port: found '80', want a whole number"),
+        ("listen: {port: 99999}", "listen.port: found 99999, want less than or equal to 65535"),
+        ("listen: 3", "listen: found 3, want keys and values"),
+        ("tls: {names: x}", "tls.names: found 'x', want a list"),
+        ("policy: {max_up_step: 1.5}", "policy.max_up_step: found 1.5, want a whole number"),
+        ("policy: {max_up_step: 0}", "policy: max_up_step 0, want at least 1"),
+        (
+            "policy: {analysis: saturatoin}",
+            "policy.analysis: found 'saturatoin', want 'saturation'; did you mean saturation?",
+        ),
+        ("policy: {scale_down_window: -3s}", "found '-3s', want a duration"),
+        ("policy: {kv_spare_trigger: .nan}", "kv_spare_trigger nan, want a finite number"),
+        (
+            "policy: {kv_spare_trigger: 0.9}",
+            (
+                "wva.yaml: policy: want kv_spare_trigger < kv_cache_threshold, "
+                "got kv_spare_trigger=0.9, kv_cache_threshold=0.8"
+            ),
+        ),
+        ("cycle: 2m", "want cycle < max_age, got cycle=2m, max_age=1m"),
+        ("tls: {cert_file: tls.crt}", "tls.cert_file without tls.key_file: want both or neither"),
+        ("tls: {key_file: tls.key}", "tls.key_file without tls.cert_file: want both or neither"),
+        ("cycle: 1s\ncycle: 2s", "wva.yaml: line 3: not valid YAML: key 'cycle' is written twice"),
+        ("cycle: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_key_value_and_expectation(text: str, message: str) -> None:
+    assert message in refused(SOURCE + text)
+
+
+def test_several_wrong_values_are_all_named() -> None:
+    lines = refused(SOURCE + "scrape_period: 5\nlisten: {port: x}").splitlines()
+    assert len(lines) == 2
+
+
+def test_a_file_without_any_source_of_variants_is_refused() -> None:
+    assert "no variants to look at: want cluster" in refused("cycle: 5s")
+
+
+def test_a_document_that_is_no_mapping_is_refused() -> None:
+    assert "found [1, 2], want keys and values" in refused("[1, 2]")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "wva.yaml"
+    with pytest.raises(ConfigError, match=r"wva.yaml: cannot be read: No such file"):
+        load_settings(missing)
+    missing.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"wva.yaml: cannot be read: not UTF-8 text"):
+        load_settings(missing)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("60s", 60), ("4m", 240), ("1h30m", 5400), ("1.5h", 5400)]
+)
+def test_durations_carry_their_unit(text: str, seconds: float) -> None:
+    assert parse_duration_s(text) == seconds
+    assert parse_duration_s(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "5 s", "-5s", "5s5", "five seconds", 5, 5.0, None])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="want a duration such as"):
+        parse_duration_s(text)

@@ -1,0 +1,207 @@
+"""The one configuration file: every key with its unit, default and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, get_args
+
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+
+from wva_adapter.core.policy import Analysis, Policy
+from wva_adapter.documents import Duration, Section, format_duration, parse_document, read_document
+from wva_adapter.errors import ConfigError
+
+PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Listen(Section):
+    """Where the adapter answers"""
+
+    address: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(6443, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+
+
+class Tls(Section):
+    """The serving certificate: given files, or an own CA made on first start"""
+
+    directory: str = Field(
+        "wva-adapter.certificates",
+        description="Folder of the own CA and certificate, relative to this file's folder",
+    )
+    cert_file: str | None = Field(None, description="Certificate (PEM) to serve with instead")
+    key_file: str | None = Field(None, description="Private key (PEM) of cert_file")
+    names: Names = Field(
+        (), description="More names and addresses in the own certificate: SERVICE.NAMESPACE.svc"
+    )
+
+
+class Cluster(Section):
+    """The Kubernetes cluster whose HPAs name the variants; leave it out to run without one"""
+
+    kubeconfig: str | None = Field(
+        None, description="Kubeconfig file; without one, the pod's own service account"
+    )
+    namespaces: Names = Field((), description="Namespaces to look at; empty means all")
+
+
+class PolicySection(Section):
+    """How to decide"""
+
+    analysis: Analysis = Field("saturation", description="Which analysis turns pages into load")
+    kv_cache_threshold: float = Field(
+        0.80, description="KV-cache usage (share) from which a replica counts as saturated"
+    )
+    queue_length_threshold: float = Field(
+        5.0, description="Queued requests from which a replica counts as saturated"
+    )
+    kv_spare_trigger: float = Field(
+        0.10, description="Mean spare KV-cache usage (share) below which one replica is added"
+    )
+    queue_spare_trigger: float = Field(
+        3.0, description="Mean spare queue length (requests) below which one replica is added"
+    )
+    peak_window: Duration = Field(
+        60.0, description="A replica's usage and queue are the peaks of this long"
+    )
+    stale_after: Duration | None = Field(
+        None, description="A page older than this says nothing about now; default: three scrapes"
+    )
+    scale_down_window: Duration = Field(
+        300.0, description="Down only to the largest need of this long"
+    )
+    max_down_share: float = Field(
+        0.25, description="Largest share of a variant removed per down_period; one always may go"
+    )
+    down_period: Duration = Field(15.0, description="The period of max_down_share")
+    max_up_step: int = Field(8, description="Most replicas added to one variant per decision")
+    change_penalty: float = Field(
+        0.05, description="Share of a replica's cost that a change of its variant must save"
+    )
+
+
+class Settings(Section):
+    """All of the file"""
+
+    listen: Listen = Listen()
+    tls: Tls = Tls()
+    cluster: Cluster | None = None
+    static_file: str | None = Field(
+        None, description="File of variants and replica URLs, relative to this file's folder"
+    )
+    scrape_period: PositiveDuration = Field(5.0, description="How often each replica is asked")
+    scrape_timeout: PositiveDuration = Field(5.0, description="How long a replica may take")
+    cycle: PositiveDuration = Field(5.0, description="How often the fleet is decided on")
+    max_age: PositiveDuration = Field(60.0, description="A plan older than this is not served")
+    controller_instance: str = Field(
+        "default", description="Label controller_instance on all that is served"
+    )
+    policy: PolicySection = PolicySection()
+
+    def to_policy(self) -> Policy:
+        """Return the policy that the core decides by.
+
+        Raises:
+            ConfigError: Two of its values contradict each other, or one is out of its range.
+        """
+        values = {field.name: getattr(self.policy, _key(field.name)) for field in fields(Policy)}
+        if values["stale_after_s"] is None:
+            values["stale_after_s"] = 3 * self.scrape_period
+        try:
+            return Policy(**values)
+        except ValueError as error:
+            message = str(error)
+            for field in fields(Policy):
+                message = message.replace(field.name, _key(field.name))
+            raise ConfigError(f"policy: {message}") from None
+
+
+def _key(policy_field: str) -> str:
+    """Return the file's name of a policy field: durations carry their unit in the value."""
+    return policy_field.removesuffix("_s")
+
+
+def load_settings(path: Path) -> Settings:
+    """Return the settings of a file, whole and consistent.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or a key or value in it is wrong; the
+            message names each key, what was found and what was expected.
+    """
+    return _checked(read_document(path, Settings), str(path))
+
+
+def parse_settings(text: str, name: str) -> Settings:
+    """Return the settings that ``text`` describes; ``name`` is what errors call it.
+
+    Raises:
+        ConfigError: As ``load_settings``.
+    """
+    return _checked(parse_document(text, Settings, name), name)
+
+
+def _checked(settings: Settings, name: str) -> Settings:
+    try:
+        settings.to_policy()
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    if settings.cycle >= settings.max_age:
+        raise ConfigError(
+            f"{name}: want cycle < max_age, got cycle={format_duration(settings.cycle)}, "
+            f"max_age={format_duration(settings.max_age)}"
+        )
+    if settings.cluster is None and settings.static_file is None:
+        raise ConfigError(
+            f"{name}: no variants to look at: want cluster (an empty one, {{}}, means the pod's own) "
+            "or static_file"
+        )
+    if settings.tls.cert_file is None and settings.tls.key_file is not None:
+        raise ConfigError(f"{name}: tls.key_file without tls.cert_file: want both or neither")
+    if settings.tls.cert_file is not None and settings.tls.key_file is None:
+        raise ConfigError(f"{name}: tls.cert_file without tls.key_file: want both or neither")
+    return settings
+
+
+def describe_settings() -> Iterator[str]:
+    """Yield the lines of a file that sets every key to its default and says what it means."""
+    yield from _describe(Settings, indent="")
+
+
+def _describe(section: type[BaseModel], indent: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = _inner_section(field)
+        if inner is None:
+            yield f"{indent}{name}: {_written(field)}  # {field.description}"
+        elif field.default is None:
+            yield f"{indent}# {inner.__doc__}"
+            yield f"{indent}# {name}:"
+            yield from (f"{indent}# {line}" for line in _describe(inner, "  "))
+        else:
+            yield f"{indent}# {inner.__doc__}"
+            yield f"{indent}{name}:"
+            yield from _describe(inner, indent + "  ")
+
+
+def _inner_section(field: FieldInfo) -> type[BaseModel] | None:
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _written(field: FieldInfo) -> str:
+    default = field.default
+    if default is None:
+        return "null"
+    if isinstance(default, tuple):
+        return "[]"
+    if _is_duration(field):
+        return format_duration(default)
+    return str(default)
+
+
+def _is_duration(field: FieldInfo) -> bool:
+    return any(type(entry).__name__ == "BeforeValidator" for entry in field.metadata)

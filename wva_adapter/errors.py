@@ -1,9 +1,9 @@
 """The errors that cross modules, one per reaction of the caller.
 
-    WvaError
-    ├── ConfigError    what the operator wrote is wrong: refuse it, keep what was good (exit 2)
-    ├── CollectError   one source said nothing usable: go on without it
-    └── ClusterError   the cluster could not be read or told: try again next cycle
+WvaError
+├── ConfigError    what the operator wrote is wrong: refuse it, keep what was good (exit 2)
+├── CollectError   one source said nothing usable: go on without it
+└── ClusterError   the cluster could not be read or told: try again next cycle
 """
 
 from __future__ import annotations

@@ -111,7 +111,10 @@ def test_a_sleeping_engine_is_neither_supply_nor_demand() -> None:
 
 def test_an_engine_that_never_served_is_seen_and_idle() -> None:
     fresh = ReplicaState(
-        "r1", sample=ReplicaSample(replica="r1", at_s=0, prompt_tokens_total=0, awake=True)
+        "r1",
+        sample=ReplicaSample(
+            replica="r1", at_s=0, prompt_tokens_total=0, generation_tokens_total=0, awake=True
+        ),
     )
     load = analyzed(a_state(replicas=[a_replica("r0", usage=0.75), fresh]))
     # mean(0.05, 0.80) = 0.425 is enough
@@ -133,6 +136,13 @@ def test_usage_and_queue_are_the_peaks_of_a_minute() -> None:
     later = a_state(usage=[0.1], at_s=61)
     peaks = remember_peaks([later], peaks, POLICY)
     assert not analyze_saturation([later], peaks, 61, POLICY).shortage
+
+
+def test_the_last_page_counts_however_short_the_window_is() -> None:
+    policy = Policy(peak_window_s=0)
+    state = a_state(usage=[0.75], at_s=0)
+    peaks = remember_peaks([state], {}, policy)
+    assert analyze_saturation([state], peaks, 4.0, policy).shortage == 1
 
 
 def test_peaks_of_replicas_that_are_gone_are_forgotten() -> None:

@@ -73,54 +73,53 @@ def _enumerate(
     need: float, options: Sequence[Option], prices: Sequence[float], penalty: float
 ) -> tuple[int, ...]:
     """Return the best plan of all, skipping branches that cannot beat the best one found."""
-    # What the variants from i on can carry at most, and the least price of a unit of it.
-    reach = [math.fsum(o.capacity * o.highest for o in options[i:]) for i in range(len(options))]
-    floor = [
-        math.fsum(
-            min(
-                _price(o, p, n, penalty)
-                for n in {o.lowest, o.highest, o.current}
-                if o.lowest <= n <= o.highest
-            )
-            for o, p in zip(options[i:], prices[i:], strict=True)
-        )
-        for i in range(len(options))
-    ]
+    size = len(options)
+    # The dearest capacity first, from its lowest count upwards: the first plan found is then
+    # nearly the best one, and cuts most of the others.
+    dearest = sorted(range(size), key=lambda i: -prices[i] / options[i].capacity)
+    place = sorted(range(size), key=dearest.__getitem__)
+    options = [options[i] for i in dearest]
+    prices = [prices[i] for i in dearest]
+    # Of the variants from i on: what they carry at most and at least, what the least costs, and
+    # the lowest price at which any of them carries one unit more.
+    reach, base, floor, rate = ([0.0] * (size + 1) for _ in range(4))
+    rate[size] = math.inf
+    for i in range(size - 1, -1, -1):
+        option, price = options[i], prices[i]
+        reach[i] = reach[i + 1] + option.capacity * option.highest
+        base[i] = base[i + 1] + option.capacity * option.lowest
+        floor[i] = floor[i + 1] + _price(option, price, option.lowest, penalty)
+        rate[i] = min(rate[i + 1], (1 - penalty) * price / option.capacity)
     best: tuple[tuple[float, float, tuple[int, ...]], tuple[int, ...]] | None = None
 
     def visit(index: int, counts: tuple[int, ...], price: float, capacity: float) -> None:
         nonlocal best
-        if (
-            best is not None
-            and round(price + (floor[index] if index < len(options) else 0), _MONEY_DIGITS)
-            > best[0][0]
-        ):
-            return
-        if index == len(options):
+        if index == size:
             order = (
                 round(price, _MONEY_DIGITS),
                 round(capacity, _MONEY_DIGITS),
-                tuple(-count for count in counts),
+                tuple(-counts[i] for i in place),
             )
             if best is None or order < best[0]:
                 best = (order, counts)
             return
         option = options[index]
-        rest = reach[index + 1] if index + 1 < len(options) else 0.0
-        fewest = math.ceil(_exact((need - capacity - rest) / option.capacity))
+        fewest = math.ceil(_exact((need - capacity - reach[index + 1]) / option.capacity))
         lowest = max(option.lowest, min(fewest, option.highest))
-        last = index + 1 == len(options)
-        for count in range(lowest, (lowest if last else option.highest) + 1):
-            visit(
-                index + 1,
-                (*counts, count),
-                price + _price(option, prices[index], count, penalty),
-                capacity + option.capacity * count,
-            )
+        highest = lowest if index + 1 == size else option.highest
+        for count in range(lowest, highest + 1):
+            carried = capacity + option.capacity * count
+            paid = price + _price(option, prices[index], count, penalty)
+            if best is not None:
+                missing = max(0.0, need - carried - base[index + 1])
+                least = paid + floor[index + 1] + (missing * rate[index + 1] if missing else 0.0)
+                if round(least, _MONEY_DIGITS) > best[0][0]:
+                    continue
+            visit(index + 1, (*counts, count), paid, carried)
 
     visit(0, (), 0.0, 0.0)
     assert best is not None  # the caller has checked that the highest counts suffice
-    return best[1]
+    return tuple(best[1][i] for i in place)
 
 
 def _exact(quotient: float) -> float:

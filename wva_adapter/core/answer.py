@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-Matcher = Callable[[Mapping[str, str]], bool]
-"""A parsed label selector: whether a set of labels satisfies it."""
+
+class Requirement(Protocol):
+    """One condition on one label; ``str()`` of it is how a person writes it."""
+
+    @property
+    def label(self) -> str:
+        """The label that it looks at."""
+        ...
+
+    def __call__(self, labels: Mapping[str, str]) -> bool:
+        """Return whether a set of labels satisfies it."""
+        ...
+
+
+class Matcher(Protocol):
+    """A parsed label selector; ``str()`` of it is its canonical form."""
+
+    @property
+    def requirements(self) -> Sequence[Requirement]:
+        """Its conditions, all of which must hold; none means that everything matches."""
+        ...
+
+    def __call__(self, labels: Mapping[str, str]) -> bool:
+        """Return whether a set of labels satisfies every condition."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ def analyze_saturation(
             if replica.sample is not None and replica.sample.awake is False:
                 asleep += 1
             elif blind_reason(replica, at_s, policy) is None:
-                seen.append(_peak(peaks[state.variant.key, replica.name], at_s, policy))
+                seen.append(_peak(peaks[state.variant.key, replica.name], policy))
             else:
                 unseen.append(read_fill(replica.sample) or full)
     starting = sum(state.starting for state in states)
@@ -165,8 +165,9 @@ def analyze_saturation(
     )
 
 
-def _peak(memory: ReplicaMemory, at_s: float, policy: Policy) -> Fill:
-    span_s = policy.peak_window_s
+def _peak(memory: ReplicaMemory, policy: Policy) -> Fill:
+    # The window ends at the last page, not now: however short it is, that page is in it.
+    at_s, span_s = memory.read_at_s, policy.peak_window_s
     return Fill(
         memory.kv_cache_usage.largest(at_s, span_s=span_s) or 0.0,
         memory.queued_requests.largest(at_s, span_s=span_s) or 0.0,

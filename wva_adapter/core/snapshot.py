@@ -73,10 +73,13 @@ class ReplicaSample:
     def unused(self) -> bool:
         """Whether the engine never served: its page may lack gauges then, and it is idle.
 
-        A V0 engine shows nothing but its configuration before the first request, a
-        data-parallel one everything but the gauges.
+        A data-parallel engine shows everything but the gauges before the first request, with its
+        counters at zero; a V0 one shows nothing but its configuration, which names no model. A
+        page whose counters are missing or not numbers in any other way says nothing of the kind.
         """
-        return not self.generation_tokens_total and not self.prompt_tokens_total
+        if self.generation_tokens_total is None and self.prompt_tokens_total is None:
+            return self.kv_cache_tokens is not None and not self.model_names
+        return self.generation_tokens_total == 0 and self.prompt_tokens_total == 0
 
 
 class Phase(Enum):

@@ -1,0 +1,122 @@
+"""A provider, decisions and an application for tests of the HTTP port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from wva_adapter.core.answer import Answer, Item, Items, Matcher, NoPlan, NotFound
+from wva_adapter.serve.app import create_app
+from wva_adapter.serve.health import Check
+
+GROUP = "/apis/external.metrics.k8s.io"
+VERSION = f"{GROUP}/v1beta1"
+NAMESPACE = f"{VERSION}/namespaces/default"
+KUBECTL = {"Accept": "application/json, */*", "User-Agent": "kubectl/v1.35.0"}
+AT_S = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+
+
+def an_item(app: str = "a", *, metric: str = "m1", milli: int = 3000, **labels: str) -> Item:
+    return Item(metric, {"app": app, **labels}, milli, AT_S)
+
+
+SERIES = (
+    an_item("a", env="prod"),
+    an_item("b", milli=1500, env="prod"),
+    an_item("c", milli=12_000_000),
+)
+
+
+class Fixture:
+    """Any metric has three series; some names stand for a trouble."""
+
+    def answer(self, namespace: str, metric: str, matches: Matcher) -> Answer:
+        match metric:
+            case "notfound":
+                group = "notfound.external.metrics.k8s.io"
+                return NotFound(f"the server could not find the metric notfound for {group}")
+            case "timeout":
+                return NoPlan("backend unavailable")
+            case "boom":
+                raise RuntimeError("out of luck")
+            case "big":
+                return Items(tuple(an_item(f"pod-{i:04}", metric="big") for i in range(2000)))
+            case _:
+                return Items(tuple(item for item in SERIES if matches(item.labels)))
+
+
+@dataclass(frozen=True)
+class Told:
+    document: Mapping[str, Any]
+    text: str
+
+
+class FixtureDecisions:
+    """One variant, chat/llama, that should have five replicas; one without a plan."""
+
+    def desired(self, namespace: str, name: str) -> Answer:
+        if name == "llama":
+            return Items((Item("wva_desired_replicas", {}, 5000, AT_S),))
+        if name == "idle":
+            return Items((Item("wva_desired_replicas", {}, 0, AT_S),))
+        if name == "stale":
+            return NoPlan("chat/stale: the plan is 61 s old, max_age is 60 s")
+        return NotFound(f"no variant {namespace}/{name}; namespace chat has: llama, stale")
+
+    def explain(
+        self, namespace: str | None = None, name: str | None = None
+    ) -> Told | NotFound | NoPlan:
+        if name is None:
+            return Told({"variants": []}, "no variants\n")
+        if name != "llama":
+            return NotFound(f"no variant {namespace}/{name}; namespace chat has: llama")
+        return Told({"decision": {"name": name}}, "chat/llama  desired 5 → why\n")
+
+
+def an_app(ready: Mapping[str, Check] | None = None) -> FastAPI:
+    return create_app(
+        Fixture(), FixtureDecisions(), metrics=lambda: b"wva_up 1\n", ready=ready or {}
+    )
+
+
+@cache
+def _plain_app() -> FastAPI:
+    """One application for all tests that change nothing about it."""
+    return an_app()
+
+
+def a_client(app: FastAPI | None = None) -> httpx.AsyncClient:
+    """A client that speaks as kubectl does, straight to the application."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app or _plain_app()),
+        base_url="https://adapter:6443",
+        headers=KUBECTL,
+    )
+
+
+def a_status(
+    message: str, reason: str, code: int, details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    status: dict[str, Any] = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+    }
+    if details is not None:
+        status["details"] = details
+    return {**status, "code": code}
+
+
+NF404 = a_status("the server could not find the requested resource", "NotFound", 404, {})
+MNA405 = a_status(
+    "the server does not allow this method on the requested resource", "MethodNotAllowed", 405, {}
+)

@@ -1,0 +1,206 @@
+"""The certificate is the operator's or our own, and never a half of either."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from wva_adapter.errors import ConfigError
+from wva_adapter.serve.authority import CertificateAuthority
+from wva_adapter.serve.tls import given_pair, own_pair, server_context, serving_context
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NAMES = ("wva.default.svc", "10.0.0.7")
+
+
+def certificate(file: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(file.read_bytes())
+
+
+def given_files(directory: Path, name: str = "given") -> tuple[Path, Path]:
+    """A certificate and its key as an operator would give them."""
+    issued = CertificateAuthority.create(NOW).issue(["example.com"], NOW)
+    cert_file, key_file = directory / f"{name}.crt", directory / f"{name}.key"
+    cert_file.write_bytes(issued.cert_pem)
+    key_file.write_bytes(issued.key_pem)
+    return cert_file, key_file
+
+
+def test_the_first_start_makes_an_authority_and_a_certificate_for_all_names(
+    tmp_path: Path,
+) -> None:
+    pair = own_pair(tmp_path / "made" / "here", NAMES, NOW)
+    assert pair.ca_file is not None
+    leaf, authority = certificate(pair.cert_file), certificate(pair.ca_file)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "wva.default.svc"]
+    assert names.get_values_for_type(x509.IPAddress) == [
+        ipaddress.ip_address(address) for address in ("127.0.0.1", "::1", "10.0.0.7")
+    ]
+    leaf.verify_directly_issued_by(authority)
+    assert leaf.not_valid_before_utc < NOW < leaf.not_valid_after_utc
+
+
+def test_only_the_owner_may_read_the_keys(tmp_path: Path) -> None:
+    own_pair(tmp_path / "tls", NAMES, NOW)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "tls").iterdir()}
+    assert modes == {"ca.crt": 0o644, "ca.key": 0o600, "tls.crt": 0o644, "tls.key": 0o600}
+    assert (tmp_path / "tls").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_later_start_uses_the_same_certificate(tmp_path: Path) -> None:
+    first = own_pair(tmp_path, NAMES, NOW).cert_file.read_bytes()
+    # The same names in other words and another order.
+    again = own_pair(tmp_path, ("10.0.0.7", "wva.default.svc", "0:0:0:0::1"), NOW)
+    assert again.cert_file.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("later", "names", "why"),
+    [
+        # It is valid for 365 days and renewed within the last 30.
+        (timedelta(days=336), NAMES, "near its end"),
+        (timedelta(0), (*NAMES, "wva.other.svc"), "one name more"),
+        (timedelta(0), (), "names fewer"),
+    ],
+)
+def test_the_certificate_is_renewed_and_the_authority_kept(
+    tmp_path: Path, later: timedelta, names: tuple[str, ...], why: str
+) -> None:
+    pair = own_pair(tmp_path, NAMES, NOW)
+    assert pair.ca_file is not None
+    first, authority = pair.cert_file.read_bytes(), pair.ca_file.read_bytes()
+    renewed = own_pair(tmp_path, names, NOW + later)
+    assert renewed.cert_file.read_bytes() != first, why
+    assert pair.ca_file.read_bytes() == authority
+    certificate(renewed.cert_file).verify_directly_issued_by(certificate(pair.ca_file))
+
+
+def test_a_certificate_outlives_a_first_renewal_window_by_not_one_start(tmp_path: Path) -> None:
+    first = own_pair(tmp_path, NAMES, NOW).cert_file.read_bytes()
+    later = own_pair(tmp_path, NAMES, NOW + timedelta(days=334))  # 31 of 365 days are left
+    assert later.cert_file.read_bytes() == first
+
+
+def test_a_torn_serving_pair_is_made_anew(tmp_path: Path) -> None:
+    pair = own_pair(tmp_path, NAMES, NOW)
+    pair.key_file.write_text("half a ke")
+    server_context(own_pair(tmp_path, NAMES, NOW))
+
+
+def test_an_authority_near_its_end_is_replaced_with_what_it_signed(tmp_path: Path) -> None:
+    pair = own_pair(tmp_path, NAMES, NOW)
+    assert pair.ca_file is not None
+    first = pair.ca_file.read_bytes()
+    later = own_pair(tmp_path, NAMES, NOW + timedelta(days=3630))  # 20 of 3650 days are left
+    assert pair.ca_file.read_bytes() != first
+    certificate(later.cert_file).verify_directly_issued_by(certificate(pair.ca_file))
+
+
+def test_a_broken_authority_is_refused_because_callers_trust_it(tmp_path: Path) -> None:
+    own_pair(tmp_path, NAMES, NOW)
+    _, other = given_files(tmp_path)
+    (tmp_path / "ca.key").write_bytes(other.read_bytes())
+    with pytest.raises(ConfigError, match=r"ca\.key is not the key of .*ca\.crt: restore the pair"):
+        own_pair(tmp_path, NAMES, NOW)
+    (tmp_path / "ca.key").unlink()
+    with pytest.raises(ConfigError, match=r"key .*ca\.key: No such file or directory"):
+        own_pair(tmp_path, NAMES, NOW)
+
+
+def test_an_authority_with_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mine")])
+    theirs = x509.CertificateBuilder(
+        name, name, key.public_key(), 1, NOW, NOW + timedelta(days=3650)
+    ).sign(key, None)
+    (tmp_path / "ca.crt").write_bytes(theirs.public_bytes(Encoding.PEM))
+    (tmp_path / "ca.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    with pytest.raises(ConfigError, match=r"ca\.key is a Ed25519PrivateKey, want an ECDSA key"):
+        own_pair(tmp_path, NAMES, NOW)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"certificate directory .*file/tls: Not a directory"):
+        own_pair(tmp_path / "file" / "tls", NAMES, NOW)
+
+
+def test_a_name_that_no_certificate_can_carry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'bücher' is no name for a certificate: want ASCII"):
+        own_pair(tmp_path, ["bücher"], NOW)
+
+
+def test_given_files_are_used_as_they_are(tmp_path: Path) -> None:
+    cert_file, key_file = given_files(tmp_path)
+    pair = given_pair(cert_file, key_file)
+    assert pair is not None
+    assert (pair.cert_file, pair.key_file, pair.ca_file) == (cert_file, key_file, None)
+    context = serving_context(
+        directory=tmp_path / "own", cert_file=cert_file, key_file=key_file, names=()
+    )
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert not (tmp_path / "own").exists()
+
+
+def test_without_given_files_our_own_are_made(tmp_path: Path) -> None:
+    assert given_pair(None, None) is None
+    serving_context(directory=tmp_path / "own", cert_file=None, key_file=None, names=())
+    assert (tmp_path / "own" / "ca.crt").exists()
+
+
+def test_a_certificate_without_its_key_is_refused_and_the_other_way_round(tmp_path: Path) -> None:
+    cert_file, key_file = given_files(tmp_path)
+    with pytest.raises(ConfigError, match=r"certificate .*given\.crt is given without its key"):
+        given_pair(cert_file, None)
+    with pytest.raises(ConfigError, match=r"key .*given\.key is given without its certificate"):
+        given_pair(None, key_file)
+
+
+def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+    cert_file, _ = given_files(tmp_path)
+    _, other = given_files(tmp_path, "other")
+    with pytest.raises(ConfigError, match=r"key .*other\.key does not match certificate .*given"):
+        given_pair(cert_file, other)
+
+
+def test_files_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
+    cert_file, key_file = given_files(tmp_path)
+    with pytest.raises(ConfigError, match=r"certificate .*no\.crt: No such file or directory"):
+        given_pair(tmp_path / "no.crt", key_file)
+    with pytest.raises(ConfigError, match=r"key .*: Is a directory; want a readable PEM file"):
+        given_pair(cert_file, tmp_path)
+
+
+def test_files_that_are_not_pem_are_refused_with_what_was_expected(tmp_path: Path) -> None:
+    cert_file, key_file = given_files(tmp_path)
+    with pytest.raises(ConfigError, match=r"given\.key is not PEM: want -----BEGIN CERTIFICATE"):
+        given_pair(key_file, cert_file)
+    with pytest.raises(ConfigError, match=r"given\.crt is not PEM: want -----BEGIN PRIVATE KEY"):
+        given_pair(cert_file, cert_file)
+
+
+def test_a_key_with_a_passphrase_is_refused_instead_of_asked_for(tmp_path: Path) -> None:
+    cert_file, key_file = given_files(tmp_path)
+    key = load_pem_private_key(key_file.read_bytes(), password=None)
+    locked = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+    )
+    key_file.write_bytes(locked)
+    with pytest.raises(ConfigError, match="is encrypted: want one without a passphrase"):
+        given_pair(cert_file, key_file)

@@ -1,0 +1,186 @@
+"""The adapter as it runs: real pages over HTTP in, real answers over HTTPS out."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from aiohttp import web
+
+from wva_adapter.errors import ConfigError
+from wva_adapter.runtime import Adapter
+from wva_adapter.settings import parse_settings
+
+pytestmark = pytest.mark.anyio
+
+DATA = Path(__file__).parent / "data"
+SATURATED = (DATA / "vllm-0.32.0-saturated.txt").read_bytes()  # 32 requests wait
+RUNNING = (DATA / "vllm-0.32.0-running.txt").read_bytes()  # KV cache 0.26, none wait
+METRIC = "/apis/external.metrics.k8s.io/v1beta1/namespaces/chat/wva_desired_replicas"
+SETTINGS = """
+listen: {port: 0}
+tls: {directory: certificates}
+static_file: fleet.yaml
+scrape_period: 100ms
+scrape_timeout: 200ms
+cycle: 100ms
+max_age: 2s
+policy: {peak_window: 0s, scale_down_window: 1s, down_period: 0s}
+"""
+
+
+class Engine:
+    """A port that answers with whatever page it is given."""
+
+    def __init__(self) -> None:
+        self.page: bytes = RUNNING
+        self.status = 200
+        self.port = 0
+
+    async def answer(self, _: web.Request) -> web.Response:
+        return web.Response(body=self.page, status=self.status, content_type="text/plain")
+
+
+@asynccontextmanager
+async def an_engine() -> AsyncIterator[Engine]:
+    engine = Engine()
+    app = web.Application()
+    app.router.add_get("/metrics", engine.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    engine.port = runner.addresses[0][1]
+    try:
+        yield engine
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, *engines: Engine, text: str = SETTINGS
+) -> AsyncIterator[tuple[Adapter, httpx.AsyncClient]]:
+    urls = ", ".join(f"'http://127.0.0.1:{engine.port}'" for engine in engines)
+    (folder / "fleet.yaml").write_text(
+        "variants: [{namespace: chat, name: llama-a100, model_id: llama, cost_per_h: 1.2,"
+        f" min_replicas: 1, max_replicas: 8, replicas: [{urls}]}}]"
+    )
+    adapter = Adapter(parse_settings(text, "wva.yaml"), folder=folder)
+    stop = asyncio.Event()
+    running = asyncio.create_task(adapter.run(stop))
+    context = ssl.create_default_context(cafile=folder / "certificates" / "ca.crt")
+    try:
+        async with httpx.AsyncClient(base_url=adapter.server.url, verify=context) as client:
+            yield adapter, client
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 10)
+
+
+async def until(what: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
+    deadline = asyncio.get_running_loop().time() + within_s
+    while not await what():
+        assert asyncio.get_running_loop().time() < deadline, "did not come about in time"
+        await asyncio.sleep(0.02)
+
+
+async def value(client: httpx.AsyncClient) -> str:
+    response = await client.get(METRIC, params={"labelSelector": "variant_name=llama-a100"})
+    if response.status_code != 200:
+        return str(response.status_code)
+    (item,) = response.json()["items"]
+    return str(item["value"])
+
+
+async def test_a_saturated_engine_raises_the_served_value(tmp_path: Path) -> None:
+    async with an_engine() as engine, serving(tmp_path, engine) as (_, client):
+
+        async def served(count: str) -> bool:
+            return await value(client) == count
+
+        await until(lambda: served("1"))
+        engine.page = SATURATED
+        await until(lambda: served("2"))
+        engine.page = RUNNING
+        await until(lambda: served("1"))  # after the window of a second
+
+
+async def test_a_broken_page_holds_the_count_and_is_named(tmp_path: Path) -> None:
+    async with (
+        an_engine() as good,
+        an_engine() as broken,
+        serving(tmp_path, good, broken) as (_, client),
+    ):
+        broken.page = b"not a page at all"
+
+        async def named() -> bool:
+            return "unseen" in (await client.get("/explain/chat/llama-a100")).text
+
+        await until(named)
+        await asyncio.sleep(1.5)  # longer than the window: only blindness holds it now
+        assert await value(client) == "2"
+        text = (await client.get("/explain/chat/llama-a100", headers={"accept": "text/plain"})).text
+        assert f"127.0.0.1:{broken.port} unseen" in text
+        broken.page = RUNNING
+
+        async def falls() -> bool:
+            return await value(client) == "1"
+
+        await until(falls)  # 0.26 + 0.26 fits one replica
+
+
+async def test_an_onset_is_decided_on_before_the_cycle_is_due(tmp_path: Path) -> None:
+    text = SETTINGS.replace("cycle: 100ms", "cycle: 60s").replace("max_age: 2s", "max_age: 2m")
+    async with an_engine() as engine, serving(tmp_path, engine, text=text) as (_, client):
+
+        async def served(count: str) -> bool:
+            return await value(client) == count
+
+        await until(lambda: served("1"))
+        engine.page = SATURATED
+        await until(lambda: served("2"), within_s=2)
+
+
+async def test_a_plan_that_is_too_old_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with an_engine() as engine, serving(tmp_path, engine) as (adapter, client):
+
+        async def served() -> bool:
+            return await value(client) == "1"
+
+        await until(served)
+
+        def fail() -> None:
+            raise RuntimeError("the decision broke")
+
+        monkeypatch.setattr(adapter, "_decide", fail)
+
+        async def withheld() -> bool:
+            return await value(client) == "503"
+
+        await until(withheld)
+        response = await client.get(METRIC, params={"labelSelector": "variant_name=llama-a100"})
+        assert "items" not in response.json()
+        assert "s old" in response.json()["message"]
+
+
+async def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    async with an_engine() as engine:
+        (tmp_path / "fleet.yaml").write_text("variants: []")
+        text = SETTINGS.replace("port: 0", f"port: {engine.port}")
+        with pytest.raises(ConfigError, match=f"port {engine.port} on 127.0.0.1 is in use"):
+            Adapter(parse_settings(text, "wva.yaml"), folder=tmp_path)
+
+
+async def test_other_addresses_than_loopback_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text("variants: []")
+    text = SETTINGS.replace("listen: {port: 0}", "listen: {port: 0, address: 0.0.0.0}")
+    with pytest.raises(ConfigError, match="--dangerously-listen-without-authentication"):
+        Adapter(parse_settings(text, "wva.yaml"), folder=tmp_path)

@@ -1,0 +1,1 @@
+"""A Plan, told to the world."""

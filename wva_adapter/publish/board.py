@@ -1,0 +1,218 @@
+"""What is served now: the last plan, for as long as it is valid, and why there is nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Final
+
+from wva_adapter.core.answer import Answer, Item, Items, Matcher, NoPlan, NotFound
+from wva_adapter.core.decision import Plan
+from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.policy import Policy
+from wva_adapter.core.snapshot import Snapshot, VariantState
+from wva_adapter.publish.explain import Case, Explanation
+from wva_adapter.publish.metrics import METRICS, Published
+
+_MOST_NAMED: Final = 20
+_NO_PLAN_YET: Final = "no plan yet: the adapter has not finished its first cycle"
+
+
+class Board:
+    """The last plan, as readers may see it.
+
+    Args:
+        max_age_s: A plan older than this is served to nobody.
+        clock: Unix time.
+        controller_instance: Label of the same name on everything.
+        policy: What tells a seen replica from an unseen one where decisions are explained.
+    """
+
+    def __init__(
+        self,
+        max_age_s: float,
+        clock: Callable[[], float],
+        *,
+        controller_instance: str = "default",
+        policy: Policy | None = None,
+    ) -> None:
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._instance = controller_instance
+        self._policy = policy or Policy()
+        self._plan: Plan | None = None
+        self._states: Mapping[VariantKey, VariantState] = {}
+        self._labels: Mapping[VariantKey, Mapping[str, str]] = {}
+        self._namespaces: Mapping[str, Sequence[VariantKey]] = {}
+        self._loads: Mapping[VariantKey, ModelLoad] = {}
+        self._published: Mapping[VariantKey, Published] = {}
+
+    def post(self, plan: Plan, snapshot: Snapshot) -> None:
+        """Serve this plan, made from this snapshot, in place of the one before."""
+        loads = {key: load for load in plan.loads for key in load.capacity}
+        states = {state.variant.key: state for state in snapshot.variants}
+        labels = {key: self._label(state.variant) for key, state in states.items()}
+        published = {}
+        for key in sorted(states):
+            if key in plan.decisions:
+                decision = plan.decisions[key]
+                published[key] = Published(decision, plan.at_s, loads.get(key), labels[key])
+            elif key in self._published:
+                published[key] = self._published[key]
+        self._plan, self._states, self._labels = plan, states, labels
+        self._loads, self._published = loads, published
+        self._namespaces = {
+            namespace: tuple(keys)
+            for namespace, keys in groupby(sorted(states), key=lambda key: key.namespace)
+        }
+
+    @property
+    def published(self) -> Sequence[Published]:
+        """The last valid decision of every variant that exists, however old, by their keys."""
+        return tuple(self._published.values())
+
+    @property
+    def states(self) -> Sequence[VariantState]:
+        """Every variant that exists, as it stood when the last plan was made."""
+        return tuple(self._states.values())
+
+    def problem(self) -> str | None:
+        """Return why this process never had anything to serve; ``None`` once it had."""
+        return _NO_PLAN_YET if self._plan is None else None
+
+    def answer(self, namespace: str, metric: str, matches: Matcher) -> Answer:
+        """Return the items of one metric that match, or why there are none.
+
+        Several variants of which one has no valid value have none: readers sum the items, and a
+        partial sum would scale down.
+        """
+        if metric not in METRICS:
+            return NotFound(
+                f"the server could not find the metric {metric} for "
+                f"{metric}.external.metrics.k8s.io; there are: {', '.join(METRICS)}"
+            )
+        if self._plan is None:
+            return NoPlan(_NO_PLAN_YET)
+        there = self._namespaces.get(namespace, ())
+        found = [key for key in there if matches(self._labels[key])]
+        if not found:
+            return NotFound(self._nothing_matches(namespace, there, matches))
+        items = []
+        for key in found:
+            if (why := self._invalid(key)) is not None:
+                return NoPlan(why)
+            published = self._published[key]
+            value = METRICS[metric](published)
+            if value is None:
+                return NoPlan(f"{key}: {metric} is unknown: no replica of its model was seen")
+            items.append(Item(metric, published.labels, value, published.at_s))
+        return Items(tuple(items))
+
+    def desired(self, namespace: str, name: str) -> Answer:
+        """Return one item, the plain count of a variant, or why there is none."""
+        key = VariantKey(namespace, name)
+        if self._plan is None:
+            return NoPlan(_NO_PLAN_YET)
+        if key not in self._states:
+            return NotFound(self._no_such_variant(key))
+        if (why := self._invalid(key)) is not None:
+            return NoPlan(why)
+        published = self._published[key]
+        count = published.decision.desired
+        item = Item("wva_desired_replicas", published.labels, 1000 * count, published.at_s)
+        return Items((item,))
+
+    def explain(
+        self, namespace: str | None = None, name: str | None = None
+    ) -> Explanation | NotFound | NoPlan:
+        """Return how the last plan came to its counts: of one variant, or of all.
+
+        A plan that is too old to be served is explained all the same, and the explanation says so.
+        """
+        if self._plan is None:
+            return NoPlan(_NO_PLAN_YET)
+        if namespace is None or name is None:
+            return Explanation(tuple(self._case(self._plan, key) for key in sorted(self._states)))
+        key = VariantKey(namespace, name)
+        if key not in self._states:
+            return NotFound(self._no_such_variant(key))
+        return Explanation((self._case(self._plan, key),), single=True)
+
+    def _case(self, plan: Plan, key: VariantKey) -> Case:
+        return Case(
+            state=self._states[key],
+            decision=plan.decisions.get(key),
+            load=self._loads.get(key),
+            at_s=plan.at_s,
+            plan_age_s=self._clock() - plan.at_s,
+            problem=self._invalid(key),
+            policy=self._policy,
+        )
+
+    def _invalid(self, key: VariantKey) -> str | None:
+        """Return why a variant that exists has no valid count; ``None`` where it has one."""
+        if self._plan is None:
+            return _NO_PLAN_YET
+        age_s = self._clock() - self._plan.at_s
+        # A plan from the future means that the clock was set back: how old it is, nobody knows.
+        if abs(age_s) > self._max_age_s:
+            return f"{key}: the plan is {age_s:.0f} s old, max_age is {self._max_age_s:g} s"
+        if key not in self._plan.decisions:
+            why = self._plan.undecided.get(key, "the last plan does not decide on it")
+            return f"{key} is undecided: {why}"
+        return None
+
+    def _label(self, variant: Variant) -> Mapping[str, str]:
+        labels = {
+            "variant_name": variant.key.name,
+            "namespace": variant.key.namespace,
+            "exported_namespace": variant.key.namespace,
+            "model_name": variant.model_id,
+            "accelerator_type": variant.accelerator,
+            "controller_instance": self._instance,
+        }
+        return {name: value for name, value in labels.items() if value is not None}
+
+    def _nothing_matches(
+        self, namespace: str, there: Sequence[VariantKey], matches: Matcher
+    ) -> str:
+        if not there:
+            return self._empty_namespace(namespace)
+        labels = [self._labels[key] for key in there]
+        for requirement in matches.requirements:
+            if not any(requirement(one) for one in labels):
+                has = sorted({one[requirement.label] for one in labels if requirement.label in one})
+                known = (
+                    f"{requirement.label} is one of: {_named(has)}"
+                    if has
+                    else (f"labels are: {', '.join(sorted(set().union(*labels)))}")
+                )
+                return f"no variant in namespace {namespace} has {requirement}; there {known}"
+        variants = _named([key.name for key in there])
+        return (
+            f"no variant in namespace {namespace} has all of {matches}; "
+            f"each matches one, and there are: {variants}"
+        )
+
+    def _no_such_variant(self, key: VariantKey) -> str:
+        there = self._namespaces.get(key.namespace, ())
+        if not there:
+            return f"no variant {key}: {self._empty_namespace(key.namespace)}"
+        names = _named([other.name for other in there])
+        return f"no variant {key}; namespace {key.namespace} has: {names}"
+
+    def _empty_namespace(self, namespace: str) -> str:
+        elsewhere = (
+            f"those with variants are: {_named(list(self._namespaces))}"
+            if self._namespaces
+            else "no namespace has any"
+        )
+        return f"namespace {namespace} has no variants; {elsewhere}"
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the names in one line, the first ones of many."""
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"

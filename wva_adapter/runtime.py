@@ -1,0 +1,219 @@
+"""How the adapter runs: its parts put together, and the loop that decides once per cycle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from wva_adapter.collect.assemble import ReplicaView, Source, VariantView, assemble
+from wva_adapter.collect.cluster import ClusterSource
+from wva_adapter.collect.scrape import Scraper
+from wva_adapter.collect.static import StaticSource
+from wva_adapter.core.decision import Decision, Plan
+from wva_adapter.core.memory import Memory
+from wva_adapter.core.planner import plan
+from wva_adapter.core.saturation import crosses
+from wva_adapter.core.snapshot import ReplicaSample, Snapshot
+from wva_adapter.errors import ClusterError
+from wva_adapter.publish.board import Board
+from wva_adapter.publish.telemetry import Telemetry
+from wva_adapter.serve.app import create_app
+from wva_adapter.serve.server import Server
+from wva_adapter.serve.tls import serving_context
+from wva_adapter.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# A burst of replicas that become saturated together is decided on once, this long after the first.
+_GATHER_S = 0.05
+_LONGEST_WAIT_S = 30.0
+
+
+class Adapter:
+    """The whole adapter in one event loop.
+
+    Args:
+        settings: What the operator wrote.
+        folder: Relative paths in the settings start here.
+        listen_anywhere: Listen on other addresses than loopback although nobody is authenticated.
+        clock: Unix time; a faster one makes windows and ages pass faster.
+        speed: Seconds of ``clock`` per second of the event loop; periods shrink by it.
+
+    Raises:
+        ConfigError: A file, an address or a port cannot be used; nothing was started.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        folder: Path,
+        listen_anywhere: bool = False,
+        clock: Callable[[], float] = time.time,
+        speed: float = 1.0,
+    ) -> None:
+        self._policy = settings.to_policy()
+        self._clock = clock
+        self._cycle_s = settings.cycle / speed
+        self._memory = Memory()
+        self._last: Plan | None = None
+        self._snapshot: Snapshot | None = None
+        self._conflicts: tuple[str, ...] = ()
+        self._onset = asyncio.Event()
+        self._sources: list[Source] = []
+        self._cluster: ClusterSource | None = None
+        if settings.cluster is not None:
+            self._cluster = ClusterSource(
+                kubeconfig=_below(folder, settings.cluster.kubeconfig),
+                namespaces=settings.cluster.namespaces,
+            )
+            self._sources.append(self._cluster)
+        if settings.static_file is not None:
+            self._sources.append(StaticSource(folder / settings.static_file))
+        self._scraper = Scraper(
+            period_s=settings.scrape_period / speed,
+            timeout_s=settings.scrape_timeout / speed,
+            clock=clock,
+            on_page=self._on_page,
+        )
+        self.board = Board(
+            settings.max_age,
+            clock,
+            controller_instance=settings.controller_instance,
+            policy=self._policy,
+        )
+        self._telemetry = Telemetry(self.board, clock=clock)
+        self._in_step = self._cluster is None
+        context = serving_context(
+            directory=folder / settings.tls.directory,
+            cert_file=_below(folder, settings.tls.cert_file),
+            key_file=_below(folder, settings.tls.key_file),
+            names=settings.tls.names,
+        )
+        self.server = Server(
+            create_app(
+                self.board,
+                self.board,
+                metrics=self._telemetry.page,
+                ready={"informer-sync": self._cluster_problem, "engine": self.board.problem},
+            ),
+            host=settings.listen.address,
+            port=settings.listen.port,
+            ssl_context=context,
+            listen_anywhere=listen_anywhere,
+        )
+
+    @property
+    def plan(self) -> Plan | None:
+        """The last plan; ``None`` before the first one."""
+        return self._last
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What the last plan was made from."""
+        return self._snapshot
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve and decide until ``stop`` is set, then end in order.
+
+        Raises:
+            ConfigError: The cluster's credentials cannot be used.
+        """
+        await self.server.start()
+        log.info("serving", extra={"url": self.server.url})
+        work = [
+            asyncio.create_task(self._scraper.run(), name="scrape"),
+            asyncio.create_task(self._decide_forever(), name="decide"),
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()  # nothing here ends by itself: this raises what went wrong
+        finally:
+            log.info("ending")
+            for task in (*work, stopping):
+                task.cancel()
+            await asyncio.gather(*work, stopping, return_exceptions=True)
+            if self._cluster is not None:
+                await self._cluster.stop()
+            await self.server.stop()
+
+    async def _decide_forever(self) -> None:
+        await self._follow_cluster()
+        while True:
+            try:
+                self._decide()
+            except Exception:  # one bad cycle must not end the loop: the last plan ages visibly
+                log.exception("cycle failed, the last plan stays until it is too old")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._onset.wait(), self._cycle_s)
+                await asyncio.sleep(_GATHER_S)
+            self._onset.clear()
+
+    async def _follow_cluster(self) -> None:
+        """Return once the whole cluster is known; half a picture is not decided on."""
+        if self._cluster is None:
+            return
+        wait_s = 1.0
+        while not self._in_step:
+            try:
+                await self._cluster.start()
+                self._in_step = True
+            except ClusterError as error:
+                log.warning(
+                    "cluster not readable", extra={"problem": str(error), "again_s": wait_s}
+                )
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _cluster_problem(self) -> str | None:
+        return None if self._in_step else "the cluster has not been listed yet"
+
+    def _decide(self) -> None:
+        started_s = time.perf_counter()
+        views: list[VariantView] = [view for source in self._sources for view in source.view()]
+        self._scraper.follow([replica for view in views for replica in view.replicas])
+        snapshot, conflicts = assemble(views, self._scraper.scraped, self._clock())
+        for conflict in sorted(set(conflicts) - set(self._conflicts)):
+            log.warning("variants in conflict", extra={"problem": conflict})
+        self._conflicts = conflicts
+        decided, self._memory = plan(snapshot, self._policy, self._memory)
+        self.board.post(decided, snapshot)
+        self._snapshot = snapshot
+        _log_changes(self._last, decided)
+        self._last = decided
+        self._telemetry.observe_cycle(time.perf_counter() - started_s)
+
+    def _on_page(self, _: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
+        if crosses(before, now, self._policy):
+            self._onset.set()
+
+
+def _below(folder: Path, name: str | None) -> Path | None:
+    return None if name is None else folder / name
+
+
+def _log_changes(before: Plan | None, after: Plan) -> None:
+    for key, decision in after.decisions.items():
+        earlier: Decision | None = None if before is None else before.decisions.get(key)
+        if earlier is None or earlier.desired != decision.desired:
+            log.info(
+                "variant decided",
+                extra={
+                    "variant": str(key),
+                    "current": decision.current,
+                    "desired": decision.desired,
+                    "trail": [
+                        {"rule": s.rule, "from": s.before, "to": s.after, "why": s.why}
+                        for s in decision.trail
+                    ],
+                },
+            )
+    for key, why in after.undecided.items():
+        if before is None or before.undecided.get(key) != why:
+            log.warning("variant undecided", extra={"variant": str(key), "problem": why})

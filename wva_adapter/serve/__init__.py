@@ -1,0 +1,1 @@
+"""The HTTP port: whoever asks for a number gets it here."""

@@ -1,0 +1,227 @@
+"""Every route of the HTTP port, and what every answer carries."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wva_adapter import __version__
+from wva_adapter.core.answer import Answer, Items, NoPlan, NotFound
+from wva_adapter.serve.discovery import discovery_router
+from wva_adapter.serve.health import Check, health_router
+from wva_adapter.serve.hot import Provider, external_metrics_router, refusal_of
+from wva_adapter.serve.negotiation import JSON, parse_accept, refuse, respond_json
+from wva_adapter.serve.wire import (
+    NO_SUCH_METHOD,
+    NO_SUCH_RESOURCE,
+    Document,
+    Status,
+    bad_request,
+    encode,
+    internal_error,
+    timestamp,
+)
+
+log = logging.getLogger(__name__)
+
+# The version that Prometheus reads without being asked to negotiate.
+_EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
+# Below these, programs ask and read a Status; elsewhere, a person may want to see what there is.
+_STATUS_BELOW: Final = ("/apis/", "/openapi/", "/v1/", "/explain/")
+
+
+class Explanation(Protocol):
+    """How a running adapter came to its decisions."""
+
+    @property
+    def document(self) -> Document:
+        """For programs."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """For people, in lines."""
+        ...
+
+
+class Decisions(Protocol):
+    """Who knows the plain counts, and why they are what they are."""
+
+    def desired(self, namespace: str, name: str) -> Answer:
+        """Return one item, the count of one variant, or why there is none."""
+        ...
+
+    def explain(
+        self, namespace: str | None = None, name: str | None = None
+    ) -> Explanation | NotFound | NoPlan:
+        """Return the trail of one variant, or of all where none is named."""
+        ...
+
+
+class Desired(BaseModel):
+    """The count of one variant, where KEDA's metrics-api trigger reads it."""
+
+    namespace: str
+    name: str
+    desiredReplicas: int = Field(description="The count itself, not shaped for any reader.")
+    active: bool = Field(description="Whether the count is above 0.")
+    timestamp: datetime = Field(description="When the plan was made.")
+
+
+def create_app(
+    provider: Provider,
+    decisions: Decisions,
+    *,
+    metrics: Callable[[], bytes],
+    ready: Mapping[str, Check],
+) -> FastAPI:
+    """Return the application that owns every route.
+
+    Args:
+        provider: Answers the external metrics API.
+        decisions: Answers ``/v1/desired`` and ``/explain``.
+        metrics: Returns the page of ``/metrics``, in Prometheus' text format 0.0.4.
+        ready: What must hold before ``/readyz`` says so, by name.
+    """
+    app = FastAPI(
+        title="wva-adapter",
+        version=__version__,
+        summary="How many replicas every variant of an LLM deployment should have.",
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for router in (
+        external_metrics_router(provider),
+        discovery_router(),
+        health_router(ready),
+        _decisions_router(decisions),
+    ):
+        app.include_router(router)
+
+    @app.get("/metrics", summary="Own metrics", response_class=PlainTextResponse)
+    async def own_metrics() -> Response:
+        return Response(metrics(), headers={"Content-Type": _EXPOSITION})
+
+    paths = sorted({"/openapi.json", *(path for path in app.openapi()["paths"] if "{" not in path)})
+    index = encode({"paths": paths}, pretty=True)
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/index.html", include_in_schema=False)
+    async def contents() -> Response:
+        return Response(index, media_type=JSON)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == NO_SUCH_METHOD.code:
+            return refuse(request, NO_SUCH_METHOD)
+        if not request.url.path.startswith(_STATUS_BELOW):
+            return Response(index, error.status_code, media_type=JSON)
+        return refuse(request, NO_SUCH_RESOURCE)
+
+    async def unreadable(request: Request, error: Exception) -> Response:
+        return refuse(request, bad_request(str(error)))
+
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, unreadable)
+    app.add_middleware(Envelope)
+    return app
+
+
+class Envelope:
+    """What every answer carries, and the answer of last resort where a handler failed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        audit_id = Request(scope).headers.get("audit-id") or str(uuid.uuid4())
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers["Audit-Id"] = audit_id
+                headers["Cache-Control"] = "no-cache, private"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            log.exception("request failed", extra={"path": scope["path"], "audit_id": audit_id})
+            if started:
+                raise
+            refusal = internal_error(f"{type(error).__name__}, see the log at audit id {audit_id}")
+            response = refuse(Request(scope), refusal)
+            await response(scope, receive, send_with_headers)
+
+
+def _decisions_router(decisions: Decisions) -> APIRouter:
+    router = APIRouter(tags=["decisions"])
+    refusals: dict[int | str, dict[str, Any]] = {code: {"model": Status} for code in (404, 503)}
+
+    @router.get(
+        "/v1/desired/{namespace}/{name}",
+        summary="Count of one variant",
+        response_model=Desired,
+        responses=refusals,
+    )
+    async def desired(request: Request, namespace: str, name: str) -> Response:
+        answer = decisions.desired(namespace, name)
+        if not isinstance(answer, Items):
+            return respond_json(request, refusal_of(answer))
+        item = answer.items[0]
+        count = item.value_milli // 1000
+        document = {
+            "namespace": namespace,
+            "name": name,
+            "desiredReplicas": count,
+            "active": count > 0,
+            "timestamp": timestamp(item.at_s),
+        }
+        return respond_json(request, document)
+
+    @router.get("/explain/{namespace}/{name}", summary="Trail of one variant", responses=refusals)
+    async def explain(request: Request, namespace: str, name: str) -> Response:
+        return _explained(request, decisions.explain(namespace, name))
+
+    @router.get("/explain", summary="Trails of all variants", responses=refusals)
+    async def explain_all(request: Request) -> Response:
+        return _explained(request, decisions.explain())
+
+    return router
+
+
+def _explained(request: Request, answer: Explanation | NotFound | NoPlan) -> Response:
+    if isinstance(answer, NotFound | NoPlan):
+        refusal = refusal_of(answer)
+        if _reads_text(request):
+            return PlainTextResponse(f"{refusal.message}\n", refusal.code)
+        return respond_json(request, refusal)
+    if _reads_text(request):
+        return PlainTextResponse(answer.text)
+    return respond_json(request, answer.document)
+
+
+def _reads_text(request: Request) -> bool:
+    """Return whether the caller is a person at a terminal: it asks for text, or is a bare curl."""
+    wanted = parse_accept(request.headers.get("accept", ""))[0].media_type
+    if wanted == "*/*":
+        return request.headers.get("user-agent", "").startswith("curl")
+    return wanted == "text/plain"

@@ -46,7 +46,9 @@ def test_saturated_replicas_do_not_count_as_spare() -> None:
 
 
 def test_when_all_are_saturated_one_more_is_asked_for() -> None:
-    assert analyzed(a_state(usage=[0.9, 0.95])).shortage == 1
+    load = analyzed(a_state(usage=[0.9, 0.95]))
+    assert load.shortage == 1
+    assert load.binding.startswith("nothing spare: all 2 seen are saturated")
 
 
 def test_replicas_on_their_way_count_as_empty_ones() -> None:
@@ -93,6 +95,16 @@ def test_an_unseen_replica_counts_with_its_last_page() -> None:
         a_state(replicas=[a_replica("r0", usage=0.1), a_replica("r1", usage=0.1), gone])
     )
     assert load.surplus == 1  # 0.3 fits one replica
+
+
+def test_a_replica_that_was_not_asked_yet_counts_as_on_its_way() -> None:
+    # ready a moment ago: mean(0.05, 0.80) = 0.425 is enough, and what is new is not ordered twice
+    new = ReplicaState("r1", Phase.READY)
+    load = analyzed(a_state(replicas=[a_replica("r0", usage=0.75), new]))
+    assert (load.shortage, load.surplus) == (0, 0)
+    assert load.supply == 2
+    failed = ReplicaState("r1", Phase.READY, problem="connection refused")
+    assert analyzed(a_state(replicas=[a_replica("r0", usage=0.75), failed])).shortage == 1
 
 
 def test_nothing_seen_asks_for_nothing() -> None:

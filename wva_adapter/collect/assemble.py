@@ -91,7 +91,9 @@ def assemble(
     for view in views:
         key = view.variant.key
         if key in states:
-            conflicts.append(f"{key}: named twice; the first one ({states[key].variant.target}) counts")
+            conflicts.append(
+                f"{key}: named twice; the first one ({states[key].variant.target}) counts"
+            )
             continue
         states[key] = VariantState(
             variant=view.variant,

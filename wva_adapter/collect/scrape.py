@@ -114,10 +114,10 @@ class Scraper:
         async with self._open_session() as session, asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
-                followed = {f for f in self._followed.values() if _wants_scrape(f.view)}
-                for gone in tasks.keys() - followed:
+                asked = [f for f in self._followed.values() if _wants_scrape(f.view)]
+                for gone in tasks.keys() - set(asked):
                     tasks.pop(gone).cancel()
-                for new in followed - tasks.keys():
+                for new in (f for f in asked if f not in tasks):
                     tasks[new] = group.create_task(self._repeat(session, new))
                 await self._changed.wait()
 
@@ -155,11 +155,12 @@ class Scraper:
             followed.slow = bool(waiting)
 
     async def _scrape(self, session: aiohttp.ClientSession, followed: _Followed) -> None:
-        view = followed.view
-        assert view.url is not None  # such a replica is not asked
+        view, url = followed.view, followed.view.url
+        if url is None or not _wants_scrape(view):
+            return  # its view changed since its turn began
         try:
-            body = await self._fetch(session, view.url)
-            page = inspect_page(body, None, at_s=self._clock(), source=view.url).total
+            body = await self._fetch(session, url)
+            page = inspect_page(body, None, at_s=self._clock(), source=url).total
         except CollectError as error:
             if self._followed.get(view.uid) is followed:
                 starting = view.phase is Phase.STARTING and isinstance(error, _NotUp)
@@ -212,15 +213,15 @@ class Scraper:
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding.lower() != "identity":
             raise CollectError(url, f"page in {encoding} encoding, want it plain")
-        most = f"at most {self._max_body_bytes / _MIB:.3g} MiB"
+        most = f"{self._max_body_bytes / _MIB:.3g} MiB"
         size = response.content_length or 0
         if size > self._max_body_bytes:
-            raise CollectError(url, f"page of {size / _MIB:.1f} MiB, {most}")
+            raise CollectError(url, f"page of {size / _MIB:.1f} MiB, at most {most}")
         body = bytearray()
         async for part in response.content.iter_any():
             body += part
             if len(body) > self._max_body_bytes:
-                raise CollectError(url, f"page of more than {most}")
+                raise CollectError(url, f"page of more than {most}, no more is read")
         return bytes(body)
 
 
@@ -242,7 +243,9 @@ def _refuse_url(url: str) -> None:
 
 def _explain(error: OSError) -> str:
     """Return what the operating system found, without the address that asyncio adds to it."""
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return (error.strerror or str(error)).lower()  # a name that was not found has an own numbering
 
 
 def _mean_input_tokens(before: ReplicaSample | None, now: ReplicaSample) -> float | None:

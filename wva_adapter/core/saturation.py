@@ -140,7 +140,9 @@ def analyze_saturation(
                 seen.append(_peak(peaks[state.variant.key, replica.name], policy))
             else:
                 unseen.append(read_fill(replica.sample) or full)
-    starting = sum(state.starting for state in states)
+    # What is ready and was not asked yet has served nothing so far: it is on its way, too.
+    fresh = sum(r.sample is None and r.problem is None for state in states for r in state.ready)
+    starting = fresh + sum(state.starting for state in states)
     roomy = [fill for fill in seen if not fill.saturated(policy)]
     shortage, up_words = _headroom(roomy, len(seen), starting, policy)
     surplus, down_words = (0, "") if shortage else _removable(seen + unseen, len(roomy), policy)
@@ -156,7 +158,7 @@ def analyze_saturation(
         analysis="saturation",
         unit="replicas",
         demand=sum(fill.replicas(policy) for fill in seen + unseen) if seen else None,
-        supply=float(len(seen) + len(unseen) + starting),
+        supply=float(len(seen) + len(unseen) - fresh + starting),
         capacity={variant.key: 1.0 for variant in variants},
         shortage=float(shortage),
         surplus=float(surplus),
@@ -180,12 +182,13 @@ def _headroom(roomy: Sequence[Fill], seen: int, starting: int, policy: Policy) -
         return 0, "no replica seen: nothing says that more are needed"
     empty = [Fill(0.0, 0.0)] * starting
     counted = [*roomy, *empty]
-    spare_kv = spare_queue = 0.0
-    if counted:
-        spare_kv = fmean(policy.kv_cache_threshold - fill.kv_cache_usage for fill in counted)
-        spare_queue = fmean(
-            policy.queue_length_threshold - fill.queued_requests for fill in counted
+    if not counted:
+        return 1, (
+            f"nothing spare: all {seen} seen are saturated (KV cache at "
+            f"{policy.kv_cache_threshold:.2f} or {policy.queue_length_threshold:g} queued)"
         )
+    spare_kv = fmean(policy.kv_cache_threshold - fill.kv_cache_usage for fill in counted)
+    spare_queue = fmean(policy.queue_length_threshold - fill.queued_requests for fill in counted)
     over = f"over {len(roomy)} unsaturated of {seen} seen" + (
         f" and {starting} starting" if starting else ""
     )

@@ -6,6 +6,6 @@ import pytest
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """Async tests run on asyncio, as the adapter does."""
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """Async tests run on uvloop, as the adapter and the emulator do."""
+    return "asyncio", {"use_uvloop": True}

@@ -37,3 +37,6 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What these say of every start and every connection is said in our own events.
+    for chatty in ("uvicorn", "kubernetes", "aiohttp", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

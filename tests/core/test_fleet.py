@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from tests.builders import a_variant
@@ -41,5 +44,6 @@ def test_contradicting_thresholds_are_refused_with_both_values() -> None:
 
 @pytest.mark.parametrize("field", ["kv_cache_threshold", "scale_down_window_s", "change_penalty"])
 def test_a_policy_takes_no_nan(field: str) -> None:
+    changed: dict[str, Any] = {field: float("nan")}
     with pytest.raises(ValueError, match=f"{field} nan"):
-        Policy(**{field: float("nan")})
+        replace(Policy(), **changed)

@@ -1,0 +1,154 @@
+"""The commands as a person types them: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(sys.executable).parent / "wva-adapter"
+DATA = Path(__file__).parent / "data"
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"},
+    )
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    listed = run("--help")
+    assert listed.returncode == 0
+    for command in ("serve", "demo", "inspect", "explain", "config"):
+        assert command in listed.stdout
+        helped = run(command, "--help")
+        assert helped.returncode == 0
+        assert "Example: wva-adapter" in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["serve"], "Missing option '--config'"),
+        (["serve", "--confg", "x"], "No such option"),
+        (["config"], "want --print or --check FILE"),
+        (["demo", "--for", "5"], "found '5', want a duration such as 500ms, 60s"),
+        (["explain", "llama"], "found 'llama', want NAMESPACE/NAME"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_why(arguments: list[str], message: str) -> None:
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+
+
+def test_inspect_prints_each_value_with_its_series() -> None:
+    page = DATA / "vllm-0.32.0-saturated.txt"
+    shown = run("inspect", page)
+    assert shown.returncode == 0
+    assert "vllm, tiny" in shown.stdout
+    line = next(line for line in shown.stdout.splitlines() if line.startswith(" queued_requests"))
+    assert " 32 " in line
+    assert "vllm:num_requests_waiting_by_reason" in line
+
+
+def test_inspect_prints_one_json_document() -> None:
+    shown = run("inspect", DATA / "vllm-0.32.0-dp2-saturated.txt", "--json")
+    document = json.loads(shown.stdout)
+    assert document["engine"] == "vllm"
+    assert [rank["queued_requests"] for rank in document["ranks"]] == [16, 14]
+    assert document["total"]["queued_requests"] == 30
+    assert document["total"]["rejections_total"] == 0
+
+
+def test_inspect_of_an_unknown_engine_lists_what_it_knows_and_saw(tmp_path: Path) -> None:
+    page = tmp_path / "page.txt"
+    page.write_text("# TYPE node_load1 gauge\nnode_load1 0.5\nother_total 1\n")
+    ended = run("inspect", page)
+    assert ended.returncode == 1
+    assert "vllm" in ended.stderr
+    assert "node_" in ended.stderr
+
+
+def test_inspect_of_nothing_says_what_failed(tmp_path: Path) -> None:
+    ended = run("inspect", tmp_path / "none.txt")
+    assert ended.returncode == 1
+    assert "none.txt: cannot be read: No such file" in ended.stderr
+    ended = run("inspect", "http://127.0.0.1:1/metrics")
+    assert ended.returncode == 1
+    assert "http://127.0.0.1:1/metrics" in ended.stderr
+
+
+def test_config_prints_what_config_check_takes(tmp_path: Path) -> None:
+    printed = run("config", "--print").stdout
+    file = tmp_path / "wva.yaml"
+    file.write_text(printed.replace("static_file: null", "static_file: fleet.yaml"))
+    checked = run("config", "--check", file)
+    assert (checked.returncode, checked.stdout.strip()) == (0, f"{file}: good")
+
+
+def test_config_check_refuses_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "wva.yaml"
+    file.write_text("static_file: x\npolicy: {kv_cache_treshold: 0.7}\n")
+    ended = run("config", "--check", file)
+    assert ended.returncode == 2
+    assert "kv_cache_treshold: unknown key; did you mean kv_cache_threshold?" in ended.stderr
+
+
+def test_explain_of_no_adapter_ends_with_1() -> None:
+    ended = run("explain", "--url", "https://127.0.0.1:1")
+    assert ended.returncode == 1
+    assert "127.0.0.1:1" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_answers_explains_and_ends_with_0_when_told(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "fleet.yaml").write_text(
+        "variants: [{namespace: chat, name: llama, model_id: m, replicas: ['http://127.0.0.1:1']}]"
+    )
+    (tmp_path / "wva.yaml").write_text(
+        "static_file: fleet.yaml\nlisten: {port: 0}\ntls: {directory: certificates}\ncycle: 100ms\n"
+    )
+    with subprocess.Popen(
+        [PROGRAM, "serve", "--config", tmp_path / "wva.yaml"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            first = json.loads(process.stderr.readline())
+            assert first["event"] == "serving"
+            time.sleep(1)
+            ca = tmp_path / "certificates" / "ca.crt"
+            shown = run("explain", "chat/llama", "--url", first["url"], "--ca", ca)
+            assert shown.returncode == 0, shown.stderr
+            assert "unseen" in shown.stdout
+            other = run("explain", "chat/lama", "--url", first["url"], "--ca", ca)
+            assert other.returncode == 1
+            assert "404" in other.stderr
+            process.send_signal(number)
+            assert process.wait(timeout=15) == 0
+        finally:
+            process.kill()
+
+
+def test_serve_of_a_missing_file_ends_with_2(tmp_path: Path) -> None:
+    ended = run("serve", "--config", tmp_path / "none.yaml")
+    assert ended.returncode == 2
+    assert "none.yaml: cannot be read" in ended.stderr

@@ -1,0 +1,286 @@
+"""The commands: parse, call, print."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import httpx
+import uvloop
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from wva_adapter import __version__
+from wva_adapter.collect.engines import inspect_page
+from wva_adapter.collect.engines.reading import VALUES, Reading, inspect_document
+from wva_adapter.demo import DemoOptions, DemoSummary, run_demo
+from wva_adapter.documents import parse_duration_s
+from wva_adapter.errors import CollectError, ConfigError, WvaError
+from wva_adapter.logs import log_to_stderr
+from wva_adapter.runtime import Adapter
+from wva_adapter.settings import describe_settings, load_settings
+
+DEFAULT_URL = "https://127.0.0.1:6443"
+DEFAULT_CA = "wva-adapter.certificates/ca.crt"
+_MOST_BYTES = 4 * 2**20
+
+Result = TypeVar("Result")
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, written as ``60s``, ``4m`` or ``2h``."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration_s(value)
+        except ValueError as error:
+            self.fail(f"found {value!r}, {error}", param, ctx)
+
+
+class VariantName(click.ParamType[tuple[str, str]]):
+    """A variant, written ``NAMESPACE/NAME``."""
+
+    name = "namespace/name"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        namespace, slash, name = str(value).partition("/")
+        if not (namespace and slash and name) or "/" in name:
+            self.fail(f"found {value!r}, want NAMESPACE/NAME", param, ctx)
+        return namespace, name
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="wva-adapter")
+def commands() -> None:
+    """How many replicas every variant of an LLM deployment should have: decided, explained, served."""
+
+
+@commands.command()
+@click.option(
+    "--config",
+    "config",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The settings; `wva-adapter config --print` shows every key.",
+)
+@click.option(
+    "--dangerously-listen-without-authentication",
+    "listen_anywhere",
+    is_flag=True,
+    help="Listen on other addresses than loopback: whoever reaches the port can read it.",
+)
+def serve(config: Path, listen_anywhere: bool) -> None:
+    """Run the adapter until it is told to end (SIGTERM or Ctrl-C).
+
+    Example: wva-adapter serve --config wva.yaml
+    """
+    settings = load_settings(config)
+    log_to_stderr()
+
+    async def run() -> None:
+        adapter = Adapter(settings, folder=config.parent, listen_anywhere=listen_anywhere)
+        await adapter.run(_stop_on_signals())
+
+    _in_loop(run)
+
+
+@commands.command()
+@click.option(
+    "--for", "for_s", type=Duration(), default="150s", show_default=True, help="How long."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of arrivals and lengths.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Write the summary there as JSON; /dev/stdout prints it.",
+)
+def demo(for_s: float, seed: int, json_file: Path | None) -> None:
+    """Show the whole product on this machine, without Kubernetes.
+
+    Emulated engines take real requests; the adapter reads their pages and serves what it decides
+    over HTTPS; a stand-in for the HPA controller reads that and starts and stops engines.
+
+    Example: wva-adapter demo --for 60s --seed 1
+    """
+    options = DemoOptions(for_s=for_s, seed=seed)
+
+    async def run() -> DemoSummary:
+        return await run_demo(options, _stop_on_signals())
+
+    summary = _in_loop(run)
+    if json_file is not None:
+        json_file.write_text(json.dumps(summary.document(), indent=2) + "\n")
+    sys.exit(1 if summary.failed else 0)
+
+
+@commands.command()
+@click.argument("source", metavar="URL|FILE")
+@click.option("--engine", help="Read it as this engine's page instead of finding out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def inspect(source: str, engine: str | None, as_json: bool) -> None:
+    """Show what the adapter reads from an engine's page, and from which series.
+
+    Example: wva-adapter inspect http://10.0.3.17:8000/metrics
+    """
+    reading = inspect_page(_page(source), engine=engine, source=source, at_s=time.time())
+    if as_json:
+        click.echo(json.dumps(inspect_document(reading), indent=2))
+    else:
+        _print_reading(reading, source)
+
+
+@commands.command()
+@click.argument("variant", type=VariantName(), required=False, metavar="[NAMESPACE/NAME]")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the adapter serves.")
+@click.option(
+    "--ca",
+    "ca_file",
+    type=click.Path(path_type=Path),
+    default=Path(DEFAULT_CA),
+    show_default=True,
+    help="The adapter's CA; the system's roots where this file does not exist.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def explain(variant: tuple[str, str] | None, url: str, ca_file: Path, as_json: bool) -> None:
+    """Show why a running adapter decided what it did: inputs, rules, numbers.
+
+    Example: wva-adapter explain chat/llama-a100
+    """
+    path = "/explain" if variant is None else f"/explain/{variant[0]}/{variant[1]}"
+    accept = "application/json" if as_json else "text/plain"
+    response = _get(url.rstrip("/") + path, accept=accept, ca_file=ca_file)
+    if response.status_code != 200:
+        try:
+            message = response.json()["message"]
+        except (ValueError, KeyError, TypeError):
+            message = response.text.strip() or "no message"
+        raise CollectError(url, f"HTTP {response.status_code}: {message}")
+    click.echo(response.text.rstrip("\n"))
+
+
+@commands.command()
+@click.option("--print", "print_all", is_flag=True, help="Every key with default and meaning.")
+@click.option(
+    "--check", "check", type=click.Path(path_type=Path), help="Validate FILE without starting."
+)
+def config(print_all: bool, check: Path | None) -> None:
+    """Show every setting, or check a file.
+
+    Example: wva-adapter config --check wva.yaml
+    """
+    if print_all == (check is not None):
+        raise click.UsageError("want --print or --check FILE")
+    if check is not None:
+        load_settings(check)
+        click.echo(f"{check}: good")
+    else:
+        click.echo("\n".join(describe_settings()))
+
+
+def main() -> None:
+    """Run the program; the exit status says how it went (0 well, 1 a bad answer, 2 refused)."""
+    try:
+        commands.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigError as error:
+        click.echo(f"wva-adapter: {error}", err=True)
+        sys.exit(2)
+    except WvaError as error:
+        click.echo(f"wva-adapter: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe went away (head, less); Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work())
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that the first SIGTERM or Ctrl-C sets; the second ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    return stop
+
+
+def _page(source: str) -> bytes:
+    if source.startswith(("http://", "https://")):
+        response = _get(source, accept="text/plain", ca_file=None)
+        if response.status_code != 200:
+            raise CollectError(source, f"HTTP {response.status_code}")
+        return response.content
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(_MOST_BYTES)
+    except OSError as error:
+        raise CollectError(source, f"cannot be read: {error.strerror}") from None
+
+
+def _get(url: str, *, accept: str, ca_file: Path | None) -> httpx.Response:
+    verify = str(ca_file) if ca_file is not None and ca_file.exists() else True
+    try:
+        with httpx.Client(verify=verify, timeout=10, trust_env=False) as client:
+            return client.get(url, headers={"accept": accept})
+    except httpx.TimeoutException:
+        raise CollectError(url, "timed out after 10 s") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise CollectError(url, str(error) or type(error).__name__) from None
+
+
+def _print_reading(reading: Reading, source: str) -> None:
+    version = f" {reading.version}" if reading.version else ""
+    names = ", ".join(reading.total.model_names) or "no model named"
+    console = Console()
+    console.print(f"{escape(source)}: {reading.engine}{version}, {escape(names)}")
+    table = Table("field", box=None, header_style="bold")
+    ranks = reading.ranks if len(reading.ranks) > 1 else {}
+    for rank in ranks:
+        table.add_column(f"rank {rank}", justify="right")
+    table.add_column("total", justify="right")
+    table.add_column("read from", overflow="fold", style="dim")
+    for field in VALUES:
+        values = [_shown(getattr(sample, field)) for sample in (*ranks.values(), reading.total)]
+        table.add_row(field, *values, escape(str(reading.origins.get(field, ""))))
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

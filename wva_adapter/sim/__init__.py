@@ -1,0 +1,1 @@
+"""A fleet of replicas in virtual time: pure, seeded, the same every time."""

@@ -26,7 +26,7 @@ test: setup  ## the tests, with branch coverage
 	$(RUN)coverage run -m pytest $(ARGS) && $(RUN)coverage report --skip-covered --skip-empty
 
 e2e: setup  ## a real control plane moves real pods; needs Go
-	$(RUN)python -m tests.e2e.binaries && $(RUN)pytest -o addopts= -ra tests/e2e $(ARGS)
+	$(RUN)python -m tests.e2e.binaries && $(RUN)pytest -o addopts= -s -ra tests/e2e $(ARGS)
 
 bench: setup  ## the figures, side by side, into build/bench.json
 	$(RUN)python -m tests.bench $(ARGS)

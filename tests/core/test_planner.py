@@ -35,7 +35,7 @@ def test_a_full_fleet_grows_at_once_by_one() -> None:
     plan, _ = decide(a_state(usage=[0.75, 0.75]))
     decision = only(plan)
     assert decision.desired == 3
-    assert "spare KV cache 0.05 < 0.10" in said(decision, "follow_demand")
+    assert "spare KV cache 5 % < 10 %" in said(decision, "follow_demand")
     assert "+1 at 1.2 $/h each, the cheapest with room" in said(decision, "follow_demand")
 
 

@@ -21,7 +21,7 @@ def test_little_spare_kv_cache_asks_for_one_more() -> None:
     # spare 0.80 - 0.72 = 0.08 on average, below 0.10
     load = analyzed(a_state(usage=[0.70, 0.74]))
     assert (load.shortage, load.surplus) == (1, 0)
-    assert load.binding.startswith("spare KV cache 0.08 < 0.10 over 2 unsaturated of 2 seen")
+    assert load.binding.startswith("spare KV cache 8 % < 10 % over 2 unsaturated of 2 seen")
 
 
 def test_little_spare_queue_asks_for_one_more() -> None:

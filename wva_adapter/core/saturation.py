@@ -185,7 +185,7 @@ def _headroom(roomy: Sequence[Fill], seen: int, starting: int, policy: Policy) -
     if not counted:
         return 1, (
             f"nothing spare: all {seen} seen are saturated (KV cache at "
-            f"{policy.kv_cache_threshold:.2f} or {policy.queue_length_threshold:g} queued)"
+            f"{_percent(policy.kv_cache_threshold)} or {policy.queue_length_threshold:g} queued)"
         )
     spare_kv = fmean(policy.kv_cache_threshold - fill.kv_cache_usage for fill in counted)
     spare_queue = fmean(policy.queue_length_threshold - fill.queued_requests for fill in counted)
@@ -194,12 +194,12 @@ def _headroom(roomy: Sequence[Fill], seen: int, starting: int, policy: Policy) -
     )
     failed = []
     if spare_kv < policy.kv_spare_trigger:
-        failed.append(f"spare KV cache {spare_kv:.2f} < {policy.kv_spare_trigger:.2f}")
+        failed.append(f"spare KV cache {_percent(spare_kv)} < {_percent(policy.kv_spare_trigger)}")
     if spare_queue < policy.queue_spare_trigger:
         failed.append(f"spare queue {spare_queue:.1f} < {policy.queue_spare_trigger:g}")
     if failed:
         return 1, f"{' and '.join(failed)} {over}"
-    return 0, f"spare KV cache {spare_kv:.2f} and queue {spare_queue:.1f} suffice {over}"
+    return 0, f"spare KV cache {_percent(spare_kv)} and queue {spare_queue:.1f} suffice {over}"
 
 
 def _removable(fills: Sequence[Fill], unsaturated: int, policy: Policy) -> tuple[int, str]:
@@ -218,7 +218,11 @@ def _removable(fills: Sequence[Fill], unsaturated: int, policy: Policy) -> tuple
     fewest = unsaturated
     while fewest > 1 and fits(fewest - 1):
         fewest -= 1
-    load = f"load of all (KV {kv:.2f}, queue {queue:g})"
+    load = f"load of all (KV cache {_percent(kv)}, queue {queue:g})"
     if fewest < unsaturated:
         return unsaturated - fewest, f"{load} fits {fewest} of {unsaturated}"
     return 0, f"{load} does not fit {unsaturated - 1} of {unsaturated}"
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share, 1):g} %"

@@ -52,7 +52,9 @@ def run_steps(scratch: Path) -> None:
     """Run the Dockerfile's steps below ``scratch`` and try the command of its last stage."""
     stages: dict[str, Path] = {}
     stage, user = scratch, "0:0"
-    environment = {"PATH": os.environ["PATH"], "HOME": str(scratch), "LANG": "C.UTF-8"}
+    # How this machine reaches its registries (proxies, roots of trust) is in its environment.
+    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    environment["HOME"] = str(scratch)
     entrypoint: list[str] = []
     for name, rest in instructions((ROOT / "Dockerfile").read_text()):
         match name:
@@ -79,8 +81,12 @@ def run_steps(scratch: Path) -> None:
                 raise SystemExit(f"make image: {name} is not understood, want it added here")
     # The interpreter's first line names the stage it was installed in; an image has one /app.
     program = entrypoint[0].replace(WORKDIR, str(stages["build"]))
+    interpreter = Path(program).parent.joinpath("python").resolve()
     uid, gid = (int(part) for part in user.split(":"))
-    as_user = {"user": uid, "group": gid, "extra_groups": ()} if os.geteuid() == 0 else {}
+    identity = {"user": uid, "group": gid, "extra_groups": ()}
+    if os.geteuid() != 0 or not _open_to_all(interpreter):
+        print(f"not tried as {user}: that needs root, and a Python outside a private home")
+        identity, user = {}, "the present user"
     out = subprocess.run(
         [program, "config", "--print"],
         cwd="/",
@@ -88,11 +94,15 @@ def run_steps(scratch: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        **as_user,  # type: ignore[call-overload]
+        **identity,  # type: ignore[call-overload]
     )
     if out.returncode != 0 or "scrape_period" not in out.stdout:
         raise SystemExit(f"make image: the program did not run as {user}:\n{out.stderr}")
     print(f"wva-adapter config --print ran as {user}: {len(out.stdout.splitlines())} lines")
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
 def _copy(arguments: list[str], stage: Path, stages: dict[str, Path]) -> None:

@@ -21,7 +21,7 @@ PROGRAM = Path(sys.executable).parent / "wva-adapter"
 def test_a_short_demo_serves_all_and_writes_its_summary(tmp_path: Path) -> None:
     summary = tmp_path / "demo.json"
     ended = subprocess.run(
-        [PROGRAM, "demo", "--for", "12s", "--seed", "3", "--json", summary],
+        [PROGRAM, "demo", "--for", "6s", "--seed", "3", "--json", summary],
         capture_output=True,
         text=True,
         timeout=60,
@@ -30,7 +30,7 @@ def test_a_short_demo_serves_all_and_writes_its_summary(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     document = json.loads(summary.read_text())
     assert document["failed"] == 0
-    assert document["requests"] > 50  # 48 s of the demo at 2 to 2.5 requests per second
+    assert document["requests"] > 25  # 24 s of the demo, 2 and 0.5 requests per second
     assert document["usd"] > 0
     assert {"in_slo_pct", "usd_all_h100", "decisions"} <= document.keys()
     assert "chat/llama-a100" in ended.stderr

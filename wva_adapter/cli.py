@@ -1,4 +1,8 @@
-"""The commands: parse, call, print."""
+"""The commands: parse, call, print.
+
+Each command imports what it needs when it runs: all of it together takes ten times as long as
+``--help`` may.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,20 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import httpx
-import uvloop
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from wva_adapter import __version__
-from wva_adapter.collect.engines import inspect_page
-from wva_adapter.collect.engines.reading import VALUES, Reading, inspect_document
-from wva_adapter.demo import DemoOptions, DemoSummary, run_demo
 from wva_adapter.documents import parse_duration_s
 from wva_adapter.errors import CollectError, ConfigError, WvaError
 from wva_adapter.logs import log_to_stderr
-from wva_adapter.runtime import Adapter
-from wva_adapter.settings import describe_settings, load_settings
+
+if TYPE_CHECKING:
+    import httpx
+
+    from wva_adapter.collect.engines.reading import Reading
+    from wva_adapter.demo import DemoSummary
 
 DEFAULT_URL = "https://127.0.0.1:6443"
 DEFAULT_CA = "wva-adapter.certificates/ca.crt"
@@ -91,6 +91,9 @@ def serve(config: Path, listen_anywhere: bool) -> None:
 
     Example: wva-adapter serve --config wva.yaml
     """
+    from wva_adapter.runtime import Adapter
+    from wva_adapter.settings import load_settings
+
     settings = load_settings(config)
     log_to_stderr()
 
@@ -121,6 +124,8 @@ def demo(for_s: float, seed: int, json_file: Path | None) -> None:
 
     Example: wva-adapter demo --for 60s --seed 1
     """
+    from wva_adapter.demo import DemoOptions, run_demo
+
     options = DemoOptions(for_s=for_s, seed=seed)
 
     async def run() -> DemoSummary:
@@ -141,6 +146,9 @@ def inspect(source: str, engine: str | None, as_json: bool) -> None:
 
     Example: wva-adapter inspect http://10.0.3.17:8000/metrics
     """
+    from wva_adapter.collect.engines import inspect_page
+    from wva_adapter.collect.engines.reading import inspect_document
+
     reading = inspect_page(_page(source), engine=engine, source=source, at_s=time.time())
     if as_json:
         click.echo(json.dumps(inspect_document(reading), indent=2))
@@ -187,6 +195,8 @@ def config(print_all: bool, check: Path | None) -> None:
 
     Example: wva-adapter config --check wva.yaml
     """
+    from wva_adapter.settings import describe_settings, load_settings
+
     if print_all == (check is not None):
         raise click.UsageError("want --print or --check FILE")
     if check is not None:
@@ -218,6 +228,8 @@ def main() -> None:
 
 
 def _in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work())
 
@@ -251,6 +263,8 @@ def _page(source: str) -> bytes:
 
 
 def _get(url: str, *, accept: str, ca_file: Path | None) -> httpx.Response:
+    import httpx
+
     verify = str(ca_file) if ca_file is not None and ca_file.exists() else True
     try:
         with httpx.Client(verify=verify, timeout=10, trust_env=False) as client:
@@ -262,6 +276,12 @@ def _get(url: str, *, accept: str, ca_file: Path | None) -> httpx.Response:
 
 
 def _print_reading(reading: Reading, source: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from wva_adapter.collect.engines.reading import VALUES
+
     version = f" {reading.version}" if reading.version else ""
     names = ", ".join(reading.total.model_names) or "no model named"
     console = Console()

@@ -63,7 +63,7 @@ class Adapter:
         self._last: Plan | None = None
         self._snapshot: Snapshot | None = None
         self._conflicts: tuple[str, ...] = ()
-        self._onset = asyncio.Event()
+        self._news = asyncio.Event()
         self._sources: list[Source] = []
         self._cluster: ClusterSource | None = None
         if settings.cluster is not None:
@@ -151,9 +151,9 @@ class Adapter:
             except Exception:  # one bad cycle must not end the loop: the last plan ages visibly
                 log.exception("cycle failed, the last plan stays until it is too old")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._onset.wait(), self._cycle_s)
+                await asyncio.wait_for(self._news.wait(), self._cycle_s)
                 await asyncio.sleep(_GATHER_S)
-            self._onset.clear()
+            self._news.clear()
 
     async def _follow_cluster(self) -> None:
         """Return once the whole cluster is known; half a picture is not decided on."""
@@ -190,8 +190,9 @@ class Adapter:
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
 
     def _on_page(self, _: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
-        if crosses(before, now, self._policy):
-            self._onset.set()
+        # A replica read for the first time is news as well: until then it was held blindly.
+        if before is None or crosses(before, now, self._policy):
+            self._news.set()
 
 
 def _below(folder: Path, name: str | None) -> Path | None:

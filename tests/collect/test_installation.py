@@ -1,0 +1,56 @@
+"""The manifests that are shipped say what the adapter understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from wva_adapter.collect.manifests import Objects, describe
+from wva_adapter.collect.objects import Autoscaler
+from wva_adapter.core.fleet import Reader
+from wva_adapter.settings import parse_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def documents(*path: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(ROOT.joinpath("manifests", *path).read_text()))
+
+
+def test_the_shipped_settings_are_valid_and_read_the_cluster_as_the_pods_account() -> None:
+    (config,) = documents("base", "config.yaml")
+    settings = parse_settings(config["data"]["config.yaml"], "config.yaml")
+    assert settings.cluster is not None
+    assert settings.cluster.kubeconfig is None
+    assert settings.listen.port == 6443
+
+
+def test_what_the_settings_name_is_mounted() -> None:
+    (config,) = documents("base", "config.yaml")
+    (deployment,) = documents("base", "deployment.yaml")
+    settings = parse_settings(config["data"]["config.yaml"], "config.yaml")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    for file in (settings.tls.cert_file, settings.tls.key_file):
+        assert file is not None
+        assert str(Path(file).parent) in mounts
+    assert "--config=/etc/wva-adapter/config.yaml" in container["args"]
+    assert "/etc/wva-adapter" in mounts
+    assert "config.yaml" in config["data"]
+
+
+def test_the_sample_hpas_are_two_variants_whose_readers_ignore_no_step() -> None:
+    samples = [msgspec.convert(hpa, Autoscaler) for hpa in documents("samples", "hpas.yaml")]
+    described = describe(Objects(autoscalers={hpa.metadata.key: hpa for hpa in samples}), {})
+    assert described.problems == ()
+    assert [
+        (view.variant.key.name, view.variant.model_id, view.variant.cost_per_h)
+        for view in described.views
+    ] == [("llama-a100", "llama", 1.2), ("llama-h100", "llama", 3.0)]
+    for view in described.views:
+        reader = view.variant.reader
+        assert reader is not None
+        assert reader == Reader(reader.name, "AverageValue", 1.0, 0.0, 0.0)

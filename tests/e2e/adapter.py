@@ -1,0 +1,196 @@
+"""The adapter as a process of its own, with no more permissions than it is installed with."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import yaml
+
+from tests.e2e.cluster import ControlPlane, KubectlError, end_group, free_port, tell
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "wva-system"
+SERVICE = "wva-adapter"
+API_SERVICE = "v1beta1.external.metrics.k8s.io"
+
+_PROGRAM = Path(sys.executable).parent / "wva-adapter"
+
+
+class AdapterProcess:
+    """``wva-adapter serve`` on loopback, as the service account of the manifests.
+
+    Args:
+        folder: Where its settings, certificates and log go.
+    """
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        folder.mkdir()
+        self._plane = plane
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self._port}"
+
+    @property
+    def log(self) -> Path:
+        return self._folder / "adapter.log"
+
+    async def install(self) -> None:
+        """Apply the manifests, with a Service that leads to this machine; start; register."""
+        await self._plane.kubectl("apply", "-k", str(ROOT / "manifests" / "base"))
+        token = await self._plane.kubectl(
+            "create", "token", SERVICE, "-n", NAMESPACE, "--duration=3h"
+        )
+        self._plane.write_kubeconfig(self._folder / "kubeconfig", token=token.strip())
+        self._write_settings()
+        await self.start()
+        await self._plane.kubectl("apply", "-k", str(self._write_overlay()))
+        began = time.monotonic()
+        await self._plane.kubectl(
+            "wait", "--for=condition=Available", f"apiservice/{API_SERVICE}", "--timeout=60s"
+        )
+        tell(f"APIService available after {time.monotonic() - began:.1f} s")
+
+    def _write_settings(self) -> None:
+        settings = {
+            "listen": {"address": "127.0.0.1", "port": self._port},
+            "tls": {"directory": "certificates", "names": [f"{SERVICE}.{NAMESPACE}.svc"]},
+            "cluster": {"kubeconfig": "kubeconfig"},
+            "scrape_period": "1s",
+            "scrape_timeout": "1s",
+            "cycle": "1s",
+            "max_age": "20s",
+            "policy": {"peak_window": "10s", "scale_down_window": "30s", "down_period": "10s"},
+        }
+        (self._folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+
+    def _write_overlay(self) -> Path:
+        """Return a kustomization of the manifests whose Service and APIService lead to us."""
+        overlay = self._folder / "overlay"
+        overlay.mkdir()
+        bundle = (self._folder / "certificates" / "ca.crt").read_bytes()
+        service = {"type": "ExternalName", "externalName": "localhost"}
+        document = {
+            # Kustomize takes no absolute paths.
+            "resources": [
+                str(Path(*[".."] * len(overlay.resolve().parts[1:])) / part.relative_to("/"))
+                for part in (ROOT / "manifests" / "base", ROOT / "apiservice")
+            ],
+            "patches": [
+                {
+                    "target": {"kind": "Service"},
+                    "patch": yaml.safe_dump([{"op": "replace", "path": "/spec", "value": service}]),
+                },
+                {
+                    "target": {"kind": "APIService"},
+                    "patch": yaml.safe_dump(
+                        [
+                            {"op": "replace", "path": "/spec/service/port", "value": self._port},
+                            {
+                                "op": "add",
+                                "path": "/spec/caBundle",
+                                "value": base64.b64encode(bundle).decode(),
+                            },
+                        ]
+                    ),
+                },
+            ],
+        }
+        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(document))
+        return overlay
+
+    async def start(self) -> None:
+        """Start the process; return once it is ready."""
+        began = time.monotonic()
+        process = self._process = self._launch()
+        while True:
+            if process.poll() is not None:
+                raise RuntimeError(f"adapter ended with {process.returncode}:\n{self.tail()}")
+            try:
+                if (await self.get("/readyz")).status_code == 200:
+                    break
+            except (httpx.TransportError, FileNotFoundError):
+                pass
+            if time.monotonic() - began > 30:
+                raise RuntimeError(f"adapter not ready after 30 s:\n{self.tail()}")
+            await asyncio.sleep(0.1)
+        tell(f"adapter ready after {time.monotonic() - began:.1f} s")
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self._log = self.log.open("ab")
+        return subprocess.Popen(
+            [str(_PROGRAM), "serve", "--config", str(self._folder / "settings.yaml")],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._close()
+
+    def stop(self) -> None:
+        """End the process in order."""
+        if self._process is not None:
+            end_group(self._process)
+        self._close()
+
+    def _close(self) -> None:
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the last lines of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    async def get(self, path: str) -> httpx.Response:
+        """Ask the process itself, past the API server."""
+        ca = self._folder / "certificates" / "ca.crt"
+        context = ssl.create_default_context(cafile=str(ca))
+        async with httpx.AsyncClient(verify=context, timeout=5, trust_env=False) as client:
+            return await client.get(self.url + path, headers={"Accept": "application/json"})
+
+    async def explain(self, namespace: str, variant: str) -> Any:
+        """Return what the adapter says about its decision on a variant."""
+        response = await self.get(f"/explain/{namespace}/{variant}")
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def metric(self, namespace: str, query: str = "") -> str:
+        """Return the desired counts as kubectl gets them from the API server.
+
+        Raises:
+            KubectlError: There are none; the message says why.
+        """
+        path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/wva_desired_replicas"
+        return await self._plane.kubectl("get", "--raw", path + query)
+
+    async def until_served(self, namespace: str, variant: str, *, within_s: float = 20) -> None:
+        """Wait until the API server has a count for the variant."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                await self.metric(namespace, f"?labelSelector=variant_name%3D{variant}")
+                return
+            except KubectlError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.5)

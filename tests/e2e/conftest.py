@@ -1,0 +1,81 @@
+"""One control plane, one node agent and one adapter for all stories, each in its own namespace."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.adapter import AdapterProcess
+from tests.e2e.binaries import controlplane
+from tests.e2e.cluster import ControlPlane, tell
+from tests.e2e.stage import NODES, Stage
+from wva_adapter.emulator.node import NodeAgent
+
+MakeStage = Callable[..., Awaitable[Stage]]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """One event loop for all stories: engines and nodes outlive a single one."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    folder = Path(tempfile.mkdtemp(prefix="wva-e2e-"))
+    plane = ControlPlane(controlplane(), folder)
+    try:
+        plane.start()
+        yield plane
+    finally:
+        plane.stop()
+        if request.session.testsfailed:
+            kept = Path(tempfile.mkdtemp(prefix="wva-e2e-logs-"))
+            shutil.copytree(plane.logs, kept, dirs_exist_ok=True)
+            tell(f"logs of the control plane and the adapter are kept in {kept}")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+async def agent(control_plane: ControlPlane) -> AsyncIterator[NodeAgent]:
+    # A request for each chunk of each stream would be a line.
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    agent = NodeAgent(control_plane.kubeconfig, NODES)
+    await agent.start()
+    yield agent
+    await agent.stop()
+
+
+@pytest.fixture(scope="session")
+async def adapter(control_plane: ControlPlane) -> AsyncIterator[AdapterProcess]:
+    adapter = AdapterProcess(control_plane, control_plane.folder / "adapter")
+    try:
+        await adapter.install()
+        yield adapter
+    finally:
+        adapter.stop()
+        if adapter.log.exists():
+            shutil.copy(adapter.log, control_plane.logs)
+
+
+@pytest.fixture
+async def make_stage(
+    control_plane: ControlPlane, agent: NodeAgent, adapter: AdapterProcess
+) -> AsyncIterator[MakeStage]:
+    """Two variants in a namespace of this name; gone after the story."""
+    stages: list[Stage] = []
+
+    async def make(namespace: str, *, maxima: Mapping[str, int]) -> Stage:
+        stage = Stage(control_plane, agent, namespace)
+        stages.append(stage)
+        await stage.start(maxima=maxima)
+        return stage
+
+    yield make
+    for stage in stages:
+        await stage.stop()

@@ -1,0 +1,175 @@
+"""What the cluster has deployed: its objects followed, its variants handed over as frozen views."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from wva_adapter.collect.assemble import VariantView
+from wva_adapter.collect.kubeapi import KubernetesApi, Refused
+from wva_adapter.collect.manifests import Described, Objects, describe
+from wva_adapter.collect.objects import Autoscaler, Node, ObjectKey, Pod, Workload
+from wva_adapter.collect.watch import KubernetesObject, Watch
+from wva_adapter.errors import ClusterError
+
+log = logging.getLogger(__name__)
+
+_GROUPS = {
+    "horizontalpodautoscalers": "/apis/autoscaling/v2",
+    "deployments": "/apis/apps/v1",
+    "statefulsets": "/apis/apps/v1",
+    "pods": "/api/v1",
+    "nodes": "/api/v1",
+}
+
+Kind = TypeVar("Kind", bound=KubernetesObject)
+
+
+class ClusterSource:
+    """The variants that the managed HPAs of a cluster name.
+
+    Args:
+        kubeconfig: The file; ``None`` means the pod's own service account.
+        namespaces: Those to look at; empty means all.
+        start_tries: How often each first list may fail before ``start`` gives up.
+        stale_after_s: How long a watch may be broken before its variants say so. They keep
+            their last known state, and what carries a problem is never scaled down.
+        watch_turn_s: How long one watch request lasts.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Path | None,
+        namespaces: Sequence[str] = (),
+        *,
+        start_tries: int = 5,
+        stale_after_s: float = 30.0,
+        watch_turn_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = KubernetesApi(kubeconfig)
+        self._start_tries = start_tries
+        self._stale_after_s = stale_after_s
+        self._described = Described()
+        self._changed = True
+        self._tasks: list[asyncio.Task[None]] = []
+
+        def follow(resource: str, shape: type[Kind]) -> tuple[Watch[Kind], ...]:
+            root = _GROUPS[resource]
+            places = [f"namespaces/{name}/" for name in namespaces if resource != "nodes"]
+            return tuple(
+                Watch(
+                    self._api,
+                    f"{root}/{place}{resource}",
+                    shape,
+                    on_change=self._note_change,
+                    clock=clock,
+                    turn_s=watch_turn_s,
+                )
+                for place in places or [""]
+            )
+
+        self._autoscalers = follow("horizontalpodautoscalers", Autoscaler)
+        self._deployments = follow("deployments", Workload)
+        self._stateful_sets = follow("statefulsets", Workload)
+        self._pods = follow("pods", Pod)
+        self._nodes = follow("nodes", Node)
+
+    @property
+    def name(self) -> str:
+        """What a person would call it."""
+        return "cluster"
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the configuration of variants, a sentence each."""
+        self._refresh()
+        return self._described.problems
+
+    async def start(self) -> None:
+        """Follow the cluster; return once all of it has been listed.
+
+        Raises:
+            ConfigError: The credentials cannot be used.
+            ClusterError: Something could not be listed; the message names each resource, and
+                the permission that is missing where one is.
+        """
+        await self._api.connect()
+        watches = self._watches()
+        self._tasks = [asyncio.create_task(watch.run(), name=watch.path) for watch in watches]
+        waits = (watch.listed(tries=self._start_tries) for watch in watches)
+        failures = [error for error in await asyncio.gather(*waits) if error is not None]
+        if failures:
+            await self.stop()
+            raise ClusterError("\n".join(dict.fromkeys(map(_with_remedy, failures))))
+
+    async def stop(self) -> None:
+        """Stop following; the last view stays."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        self._tasks = []
+        await self._api.close()
+
+    def view(self) -> Sequence[VariantView]:
+        """Return the variants as known now; those of a broken watch say since when it is."""
+        self._refresh()
+        problems = [watch.problem(after_s=self._stale_after_s) for watch in self._watches()]
+        stale = "; ".join(problem for problem in problems if problem is not None)
+        if not stale:
+            return self._described.views
+        return tuple(
+            replace(view, problem=f"{view.problem}; {stale}" if view.problem else stale)
+            for view in self._described.views
+        )
+
+    def _watches(self) -> list[Watch[Autoscaler] | Watch[Workload] | Watch[Pod] | Watch[Node]]:
+        return [
+            *self._autoscalers,
+            *self._deployments,
+            *self._stateful_sets,
+            *self._pods,
+            *self._nodes,
+        ]
+
+    def _note_change(self) -> None:
+        self._changed = True
+
+    def _refresh(self) -> None:
+        if not self._changed:
+            return
+        self._changed = False
+        before = self._described.problems
+        self._described = describe(
+            Objects(
+                _merged(self._autoscalers),
+                _merged(self._deployments),
+                _merged(self._stateful_sets),
+                _merged(self._pods),
+                _merged(self._nodes),
+            ),
+            self._described.good,
+        )
+        for problem in self._described.problems:
+            if problem not in before:
+                log.warning("configuration refused", extra={"problem": problem})
+
+
+def _merged(watches: tuple[Watch[Kind], ...]) -> Mapping[ObjectKey, Kind]:
+    if len(watches) == 1:
+        return watches[0].objects
+    return {place: known for watch in watches for place, known in watch.objects.items()}
+
+
+def _with_remedy(error: ClusterError) -> str:
+    if not isinstance(error, Refused) or error.status != 403:
+        return str(error)
+    return f"{error}; the adapter's role needs the verbs get, list and watch on it"

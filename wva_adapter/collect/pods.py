@@ -1,0 +1,71 @@
+"""Which replica a pod is, and where its metrics page is."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from wva_adapter.collect.assemble import ReplicaView
+from wva_adapter.collect.objects import Pod
+from wva_adapter.core.snapshot import Phase
+
+METRICS_PORT = "llm-d.ai/metrics-port"
+
+_DEFAULT_PORT = 8000
+"""Where vLLM answers unless told otherwise."""
+_NAMED_PORTS = ("metrics", "http", "api")
+
+
+def read_replica(pod: Pod) -> ReplicaView:
+    """Return the replica that a pod is; an address that cannot be used is named and not asked."""
+    meta = pod.metadata
+    try:
+        url, problem = _page_url(pod), None
+    except ValueError as error:
+        url, problem = None, str(error)
+    ready = any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
+    if meta.deletion_timestamp is not None:
+        phase = Phase.TERMINATING
+    else:
+        phase = Phase.READY if ready else Phase.STARTING
+    created = meta.creation_timestamp
+    return ReplicaView(
+        uid=meta.uid,
+        name=meta.name,
+        url=url,
+        phase=phase,
+        created_at_s=None if created is None else created.timestamp(),
+        problem=problem,
+    )
+
+
+def _page_url(pod: Pod) -> str:
+    """Return where the pod's page is: always on the pod's own address, whatever it says."""
+    annotations = pod.metadata.annotations
+    if not pod.status.pod_ip:
+        raise ValueError("no address yet")
+    address = ipaddress.ip_address(pod.status.pod_ip)
+    host = f"[{address}]" if address.version == 6 else str(address)
+    scheme = annotations.get("prometheus.io/scheme", "http")
+    if scheme not in ("http", "https"):
+        raise ValueError(f"annotation prometheus.io/scheme: found {scheme!r}, want http or https")
+    path = annotations.get("prometheus.io/path", "/metrics")
+    if not re.fullmatch(r"/[!-~]*", path):
+        raise ValueError(f"annotation prometheus.io/path: found {path!r}, want /PATH")
+    return f"{scheme}://{host}:{_page_port(pod)}{path}"
+
+
+def _page_port(pod: Pod) -> int:
+    for name in (METRICS_PORT, "prometheus.io/port"):
+        text = pod.metadata.annotations.get(name)
+        if text is None:
+            continue
+        if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+            raise ValueError(f"annotation {name}: found {text!r}, want a port from 1 to 65535")
+        return int(text)
+    ports = {
+        port.name: port.container_port
+        for container in reversed(pod.spec.containers)
+        for port in container.ports
+    }
+    return next((ports[name] for name in _NAMED_PORTS if name in ports), _DEFAULT_PORT)

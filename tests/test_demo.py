@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from wva_adapter.core.fleet import VariantKey
-from wva_adapter.demo import A100, H100, LOADS, Change, DemoSummary, service_rate_per_s, variants
+from wva_adapter.demo.scene import A100, H100, LOADS, service_rate_per_s, variants
+from wva_adapter.demo.screen import Change, DemoSummary
 
 PROGRAM = Path(sys.executable).parent / "wva-adapter"
 

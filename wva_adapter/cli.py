@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import httpx
 
     from wva_adapter.collect.engines.reading import Reading
-    from wva_adapter.demo import DemoSummary
+    from wva_adapter.demo.screen import DemoSummary
 
 DEFAULT_URL = "https://127.0.0.1:6443"
 DEFAULT_CA = "wva-adapter.certificates/ca.crt"

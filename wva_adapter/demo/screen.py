@@ -1,26 +1,14 @@
-"""``make demo``: engines, load, adapter and a stand-in for the HPA controller, on one screen.
-
-Everything runs in this process and speaks real HTTP: clients to a gateway, the gateway to emulated
-engines, the adapter to their metrics pages, the HPA controller's stand-in to the adapter over
-HTTPS. Time runs ``SPEED`` times as fast as the clock on the wall, for all of them alike.
-"""
+"""What is seen of the demo: how every variant stands, what was decided, and what came of it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import math
-import ssl
-import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -31,126 +19,25 @@ from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import read_fill
 from wva_adapter.core.snapshot import Phase, VariantState
-from wva_adapter.emulator.fleet import EmulatedVariant, Fleet
-from wva_adapter.emulator.gateway import Gateway
-from wva_adapter.emulator.hpa import SYNC_S, HpaController, Scaling
-from wva_adapter.emulator.load import Load, Workload
+from wva_adapter.demo.scene import (
+    A100,
+    H100,
+    ITL_SLO_S,
+    QWEN,
+    SPEED,
+    TTFT_SLO_S,
+    service_rate_per_s,
+    variants,
+)
+from wva_adapter.emulator.fleet import Fleet
+from wva_adapter.emulator.hpa import HpaController
+from wva_adapter.emulator.load import Load
 from wva_adapter.runtime import Adapter
-from wva_adapter.settings import parse_settings
-from wva_adapter.sim.files import hardware
-from wva_adapter.sim.replica import Replica
-from wva_adapter.sim.request import Request
-
-SPEED = 4.0
-"""Seconds of the demo per second on the wall."""
-
-TTFT_SLO_S = 2.0
-ITL_SLO_S = 0.06
-STARTUP_S = 20.0
-"""What a replica takes from its creation to its first request."""
-
-PROMPT_TOKENS, OUTPUT_TOKENS = 1000, 250
-BATCH, KV_CACHE_TOKENS = 24, 36_000
-"""Small engines: a handful of requests per second then shows what a cluster's worth would."""
-
-A100, H100 = VariantKey("chat", "llama-a100"), VariantKey("chat", "llama-h100")
-QWEN = VariantKey("search", "qwen-h100x2")
-LLAMA_MODEL, QWEN_MODEL = "llama-3-8b", "qwen3-32b"
-
-SETTINGS = """
-listen: {port: 0}
-tls: {directory: certificates}
-static_file: fleet.yaml
-policy:
-  scale_down_window: 60s    # the default of 5m would outlast the demo
-  peak_window: 30s
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Hill:
-    """A load that rises, stays, falls, and stays low; times are shares of the demo's length.
-
-    Attributes:
-        steepest_per_s2: Requests per second by which it rises per second at most. A short demo
-            gets as high as that allows, so that it shows the same fleet and not a cliff.
-    """
-
-    base_per_s: float
-    peak_per_s: float
-    rise: float
-    top: float
-    fall: float
-    low: float
-    steepest_per_s2: float
-
-    def schedule(self, length_s: float) -> list[tuple[float, float]]:
-        """Return the rate's points ``(t_s, rate_per_s)`` for a demo of this length."""
-        allowed = self.base_per_s + self.steepest_per_s2 * (self.top - self.rise) * length_s
-        peak = min(self.peak_per_s, allowed)
-        shares = (0.0, self.rise, self.top, self.fall, self.low, 1.0)
-        rates = (self.base_per_s, self.base_per_s, peak, peak, self.base_per_s, self.base_per_s)
-        return [(share * length_s, rate) for share, rate in zip(shares, rates, strict=True)]
-
-
-LOADS: Mapping[str, Hill] = {
-    LLAMA_MODEL: Hill(2.0, 12.0, 0.02, 0.45, 0.52, 0.66, 0.045),
-    QWEN_MODEL: Hill(0.5, 3.0, 0.2, 0.5, 0.55, 0.7, 0.02),
-}
 
 _SHOWN_DECISIONS = 7
 _FRAME_S = 0.25
 _PLAIN_S = 5.0
 _RECENT_S = 15.0
-
-
-def variants() -> tuple[EmulatedVariant, ...]:
-    """Return the fleet of the demo: one model on two accelerators, and another on one."""
-    small = {"max_num_seqs": BATCH, "kv_cache_tokens": KV_CACHE_TOKENS}
-    return (
-        EmulatedVariant(
-            key=A100,
-            model_id=LLAMA_MODEL,
-            accelerator="A100",
-            hardware=hardware("llama3-8b/a100/tp1"),
-            cost_per_h=1.20,
-            min_replicas=1,
-            max_replicas=3,
-            startup_s=STARTUP_S,
-            **small,
-        ),
-        EmulatedVariant(
-            key=H100,
-            model_id=LLAMA_MODEL,
-            accelerator="H100",
-            hardware=hardware("llama3-8b/h100/tp1"),
-            cost_per_h=3.90,
-            min_replicas=0,
-            max_replicas=3,
-            startup_s=STARTUP_S,
-            **small,
-        ),
-        EmulatedVariant(
-            key=QWEN,
-            model_id=QWEN_MODEL,
-            accelerator="H100",
-            accelerators_per_replica=2,
-            hardware=hardware("qwen3-32b/h100/tp2"),
-            cost_per_h=7.80,
-            min_replicas=1,
-            max_replicas=3,
-            startup_s=STARTUP_S,
-            **small,
-        ),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """How long on the wall, and the seed of arrivals and lengths."""
-
-    for_s: float = 150.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +101,11 @@ class DemoSummary:
         }
 
 
-class Demo:
+class Screen:
     """What runs, and what is seen of it."""
 
-    def __init__(self, options: DemoOptions, adapter: Adapter, fleet: Fleet) -> None:
-        self._options = options
+    def __init__(self, length_s: float, adapter: Adapter, fleet: Fleet) -> None:
+        self._length_s = length_s
         self._adapter = adapter
         self._fleet = fleet
         self._variants = {variant.key: variant for variant in variants()}
@@ -312,7 +199,7 @@ class Demo:
         in_flight = sum(load.in_flight for load in self.loads)
         share = "" if summary.in_slo_pct is None else f", {summary.in_slo_pct:.1f} % in SLO"
         return (
-            f"{self.now_s:4.0f} of {self._options.for_s * SPEED:.0f} s at {SPEED:g}x: "
+            f"{self.now_s:4.0f} of {self._length_s:.0f} s at {SPEED:g}x: "
             f"{summary.requests} requests answered{share}, {summary.failed} failed, "
             f"{in_flight} in flight, {summary.usd:.2f} $"
         )
@@ -370,20 +257,6 @@ class Recent:
         return f"{sum(total for total, _ in grown) / requests:.2f} s" if requests > 0 else ""
 
 
-def service_rate_per_s(variant: EmulatedVariant, requests: int = 200) -> float:
-    """Return the requests per second of one replica that never runs out of them."""
-    replica = Replica(
-        variant.hardware,
-        max_num_seqs=variant.max_num_seqs,
-        kv_cache_tokens=variant.kv_cache_tokens,
-    )
-    for _ in range(requests):
-        replica.submit(Request(PROMPT_TOKENS, OUTPUT_TOKENS), 0.0)
-    while (next_s := replica.next_event_s()) is not None:
-        replica.advance(next_s)
-    return requests / replica.now_s
-
-
 def deciding_words(decision: Decision) -> str:
     """Return the reason of the last step that moved the count, or of the last one at all."""
     moving = [step for step in decision.trail if step.before != step.after]
@@ -423,119 +296,9 @@ def _count_or_unknown(value: float | None) -> str:
     return "" if value is None else f"{value:.0f}"
 
 
-async def run_demo(options: DemoOptions, stop: asyncio.Event) -> DemoSummary:
-    """Run it to its end, or until ``stop`` is set; nothing is left running.
+async def show_live(demo: Screen, console: Console) -> None:
+    """Draw the demo over and over in one place, until cancelled."""
 
-    The picture goes to stderr, a live one where that is a terminal and lines where it is not.
-    """
-    logging.getLogger("wva_adapter").setLevel(logging.ERROR)
-    async with _running(options) as (demo, work):
-        console = Console(stderr=True)
-        show = _show_live if console.is_terminal else _show_lines
-        screen = asyncio.create_task(show(demo, console))
-        stopping = asyncio.create_task(_wait_for(stop))
-        first, _ = await asyncio.wait(
-            (screen, stopping, *work), return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in first:
-            task.result()  # the load's end and the operator's are good ends; what else is raised
-        for task in (screen, stopping):
-            task.cancel()
-        await asyncio.gather(screen, stopping, return_exceptions=True)
-        demo.look()
-        for line in demo.closing_words():
-            console.print(line, highlight=False)
-        return demo.summary
-
-
-async def _wait_for(event: asyncio.Event) -> None:
-    await event.wait()
-
-
-@asynccontextmanager
-async def _running(options: DemoOptions) -> AsyncIterator[tuple[Demo, list[asyncio.Task[None]]]]:
-    """Start every part in order, and end them in the reverse order."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wva-demo-")))
-        gateways = {}
-        for model in LOADS:
-            gateways[model] = Gateway("127.0.0.1", 0)
-            await gateways[model].start()
-            stack.push_async_callback(gateways[model].stop)
-        fleet = Fleet(variants(), gateways, static_file=folder / "fleet.yaml", speed=SPEED)
-        stack.push_async_callback(fleet.stop)
-        await fleet.start({A100: 1, H100: 0, QWEN: 1})
-
-        began_s, unix_s = time.monotonic(), time.time()
-        adapter = Adapter(
-            parse_settings(SETTINGS, "demo"),
-            folder=folder,
-            clock=lambda: unix_s + (time.monotonic() - began_s) * SPEED,
-            speed=SPEED,
-        )
-        demo = Demo(options, adapter, fleet)
-        ending = asyncio.Event()
-        serving = asyncio.create_task(adapter.run(ending))
-
-        async def end_adapter() -> None:
-            ending.set()
-            await asyncio.gather(serving, return_exceptions=True)
-
-        stack.push_async_callback(end_adapter)
-        demo.controller = HpaController(
-            adapter.server.url,
-            ssl.create_default_context(cafile=folder / "certificates" / "ca.crt"),
-            tuple(_scaling(variant, fleet) for variant in variants()),
-            sync_s=SYNC_S / SPEED,
-            period_s=SYNC_S / SPEED,
-        )
-        _task(stack, demo.controller.run())
-        generator = np.random.default_rng(options.seed)
-        demo.loads = tuple(
-            Load(gateways[model].url, model, _workload(model, options), generator, speed=SPEED)
-            for model in LOADS
-        )
-        yield demo, [serving, _task(stack, _run_all(demo.loads))]
-
-
-def _task(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-    """Return the work as a task that ends with the stack."""
-    task = asyncio.create_task(work)
-
-    async def end() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    stack.push_async_callback(end)
-    return task
-
-
-async def _run_all(loads: tuple[Load, ...]) -> None:
-    await asyncio.gather(*(load.run() for load in loads))
-
-
-def _scaling(variant: EmulatedVariant, fleet: Fleet) -> Scaling:
-    return Scaling(
-        variant.key,
-        variant.min_replicas,
-        variant.max_replicas,
-        replicas=lambda: fleet.count(variant.key),
-        scale=lambda count: fleet.scale(variant.key, count),
-    )
-
-
-def _workload(model: str, options: DemoOptions) -> Workload:
-    return Workload(
-        schedule=LOADS[model].schedule(options.for_s * SPEED),
-        prompt_tokens=PROMPT_TOKENS,
-        output_tokens=OUTPUT_TOKENS,
-        variation=0.4,
-        most_tokens=4000,
-    )
-
-
-async def _show_live(demo: Demo, console: Console) -> None:
     def frame() -> RenderableType:
         changes = demo.summary.changes[-_SHOWN_DECISIONS:]
         lines = [escape(change.words()) for change in changes]
@@ -549,7 +312,8 @@ async def _show_live(demo: Demo, console: Console) -> None:
             await asyncio.sleep(_FRAME_S)
 
 
-async def _show_lines(demo: Demo, console: Console) -> None:
+async def show_lines(demo: Screen, console: Console) -> None:
+    """Print each change as it comes, and every few seconds how all stands, until cancelled."""
     due_s = 0.0
     while True:
         for change in demo.look():

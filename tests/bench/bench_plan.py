@@ -40,9 +40,8 @@ def _cycle_s(models: int) -> float:
 
 
 def rows() -> list[Row]:
-    """Return the CPU time of one cycle over 1 and 1,000 models of 5 variants of 10 replicas."""
-    one = min(_cycle_s(1) for _ in range(5))
-    thousand = min(_cycle_s(1000) for _ in range(2))
+    """Return the CPU time of one cycle over one model of 5 variants of 10 replicas."""
+    one = min(_cycle_s(1) for _ in range(20))
     return [
         Row(
             name="plan() over 1 model x 5 variants x 10 replicas",
@@ -52,14 +51,5 @@ def rows() -> list[Row]:
             ratio=None,
             target="<= 1 ms",
             ok=one <= 0.001,
-        ),
-        Row(
-            name="plan() over 1,000 models x 5 variants x 10 replicas",
-            value=1000 * thousand,
-            unit="ms CPU",
-            against=1000_000 * one,
-            ratio=1000 * one / thousand,
-            target="<= 1000 ms",
-            ok=thousand <= 1.0,
-        ),
+        )
     ]

@@ -80,16 +80,31 @@ def _enumerate(
     place = sorted(range(size), key=dearest.__getitem__)
     options = [options[i] for i in dearest]
     prices = [prices[i] for i in dearest]
-    # Of the variants from i on: what they carry at most and at least, what the least costs, and
-    # the lowest price at which any of them carries one unit more.
-    reach, base, floor, rate = ([0.0] * (size + 1) for _ in range(4))
-    rate[size] = math.inf
+    # Of the variants from i on: what they carry at most and at least, and what the least costs.
+    reach, base, floor = ([0.0] * (size + 1) for _ in range(3))
     for i in range(size - 1, -1, -1):
-        option, price = options[i], prices[i]
+        option = options[i]
         reach[i] = reach[i + 1] + option.capacity * option.highest
         base[i] = base[i + 1] + option.capacity * option.lowest
-        floor[i] = floor[i + 1] + _price(option, price, option.lowest, penalty)
-        rate[i] = min(rate[i + 1], (1 - penalty) * price / option.capacity)
+        floor[i] = floor[i + 1] + _price(option, prices[i], option.lowest, penalty)
+    # Per variant, the cheapest first: what it carries beyond its least, and the lowest price of
+    # one unit of that.
+    beyond = [
+        (i, o.capacity * (o.highest - o.lowest), (1 - penalty) * prices[i] / o.capacity)
+        for i, o in reversed(tuple(enumerate(options)))
+    ]
+
+    def least_price(first: int, missing: float) -> float:
+        """Return what the variants from ``first`` on cost at least, parts of replicas allowed."""
+        price = floor[first]
+        missing -= base[first]
+        for i, room, rate in beyond:
+            if missing <= 0 or i < first:
+                break
+            price += min(room, missing) * rate
+            missing -= room
+        return price
+
     best: tuple[tuple[float, float, tuple[int, ...]], tuple[int, ...]] | None = None
 
     def visit(index: int, counts: tuple[int, ...], price: float, capacity: float) -> None:
@@ -111,10 +126,10 @@ def _enumerate(
             carried = capacity + option.capacity * count
             paid = price + _price(option, prices[index], count, penalty)
             if best is not None:
-                missing = max(0.0, need - carried - base[index + 1])
-                least = paid + floor[index + 1] + (missing * rate[index + 1] if missing else 0.0)
+                least = paid + least_price(index + 1, need - carried)
                 if round(least, _MONEY_DIGITS) > best[0][0]:
-                    continue
+                    # One more of the dearest capacity never lowers the least that is left to pay.
+                    break
             visit(index + 1, (*counts, count), paid, carried)
 
     visit(0, (), 0.0, 0.0)

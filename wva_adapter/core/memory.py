@@ -30,7 +30,10 @@ class Window:
 
     def largest(self, at_s: float, *, span_s: float) -> float | None:
         """Return the largest value of the last ``span_s`` seconds; ``None`` if there is none."""
-        return next((v for t, v in self.entries if at_s - t <= span_s), None)
+        for added_s, value in self.entries:
+            if at_s - added_s <= span_s:
+                return value
+        return None
 
 
 @dataclass(frozen=True, slots=True)

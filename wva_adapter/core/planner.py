@@ -80,6 +80,8 @@ def _counts(
     """Return the counts that the load asks for, moving by ``step`` of capacity at most."""
     most = math.inf if step is None else step
     shortage, surplus = min(load.shortage, most), min(load.surplus, most)
+    if shortage == surplus == 0:
+        return {state.variant.key: state.spec_replicas or 0 for state in states}
     options = []
     have = 0.0
     for state in states:

@@ -334,9 +334,9 @@ async def test_a_wrong_configuration_is_told_until_it_is_mended(
 
 
 async def test_a_kubeconfig_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    source = ClusterSource(tmp_path / "missing")
-    with pytest.raises(ConfigError, match=r"missing: Invalid kube-config file"):
-        await source.start()
+    missing = tmp_path / "none"
+    with pytest.raises(ConfigError, match=r"none: cannot be read: No such file or directory"):
+        await ClusterSource(missing).start()
 
 
 async def test_outside_of_a_pod_a_kubeconfig_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

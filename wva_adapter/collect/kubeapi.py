@@ -175,6 +175,8 @@ async def _load_client(kubeconfig: Path | None) -> ApiClient:
                 client_configuration=configuration
             )
         else:
+            # The library takes a missing file for an empty one.
+            await asyncio.to_thread(kubeconfig.stat)
             await config.load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=str(kubeconfig), client_configuration=configuration
             )
@@ -182,5 +184,7 @@ async def _load_client(kubeconfig: Path | None) -> ApiClient:
     except config.ConfigException as error:
         where = "cluster: no kubeconfig is given" if kubeconfig is None else str(kubeconfig)
         raise ConfigError(f"{where}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{kubeconfig}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{kubeconfig}: not a kubeconfig that can be used: {error}") from error

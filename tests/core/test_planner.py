@@ -108,7 +108,10 @@ def test_an_unseen_replica_holds_its_variant_and_is_named() -> None:
         )
     decision = only(plan)
     assert decision.desired == 3
-    assert "replica r2 unseen: timed out after 2 s" in said(decision, "hold_when_blind")
+    (held,) = (step for step in decision.trail if step.rule == "hold_when_blind")
+    # 0.1 x 3, the unseen one's last page among them, would fit one replica: 2 by demand
+    assert (held.before, held.after) == (2, 3)
+    assert held.why == "held at 3: replica r2 unseen: timed out after 2 s, last page 0 s old"
 
 
 def test_a_stale_page_is_as_good_as_none() -> None:

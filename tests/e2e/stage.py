@@ -12,13 +12,13 @@ import yaml
 
 from tests.e2e.adapter import ROOT
 from tests.e2e.cluster import ControlPlane, tell
-from wva_adapter.collect.kubeapi import KubernetesApi
 from wva_adapter.collect.objects import Pod, Workload
-from wva_adapter.collect.watch import Watch
 from wva_adapter.emulator.gateway import Gateway
 from wva_adapter.emulator.load import Load, LoadResult
 from wva_adapter.emulator.load import Workload as Requests
 from wva_adapter.emulator.node import EmulatedNode, NodeAgent
+from wva_adapter.kube.api import KubernetesApi
+from wva_adapter.kube.watch import Watch
 
 NODES = (
     EmulatedNode("a100-node", "NVIDIA-A100-SXM4-80GB", hardware="llama3-8b/a100/tp1"),

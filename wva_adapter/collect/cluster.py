@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from wva_adapter.collect.assemble import VariantView
-from wva_adapter.collect.kubeapi import KubernetesApi, Refused
 from wva_adapter.collect.manifests import Described, Objects, describe
-from wva_adapter.collect.objects import Autoscaler, Node, ObjectKey, Pod, Workload
-from wva_adapter.collect.watch import KubernetesObject, Watch
+from wva_adapter.collect.objects import Autoscaler, Node, Pod, Workload
 from wva_adapter.errors import ClusterError
+from wva_adapter.kube.api import KubernetesApi, Refused
+from wva_adapter.kube.meta import ObjectKey
+from wva_adapter.kube.watch import KubernetesObject, Watch
 
 log = logging.getLogger(__name__)
 

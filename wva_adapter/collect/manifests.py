@@ -14,18 +14,11 @@ from wva_adapter.collect.accelerators import (
     accelerators_per_replica,
 )
 from wva_adapter.collect.assemble import VariantView
-from wva_adapter.collect.objects import (
-    Autoscaler,
-    Behavior,
-    Meta,
-    Node,
-    ObjectKey,
-    Pod,
-    Workload,
-)
+from wva_adapter.collect.objects import Autoscaler, Behavior, Node, Pod, Workload
 from wva_adapter.collect.pods import read_replica
 from wva_adapter.core.fleet import Reader, Variant, VariantKey
 from wva_adapter.errors import ConfigError
+from wva_adapter.kube.meta import Meta, ObjectKey
 
 MANAGED = "llm-d.ai/managed"
 MODEL_ID = "llm-d.ai/model-id"

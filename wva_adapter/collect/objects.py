@@ -5,44 +5,13 @@ A whole pod as the client library models it takes a hundred times the memory and
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import NamedTuple
-
 from msgspec import Struct, field
 
-
-class ObjectKey(NamedTuple):
-    """Where an object is, among those of its kind; a node is in namespace ``""``."""
-
-    namespace: str
-    name: str
+from wva_adapter.kube.meta import Meta
 
 
 class _Object(Struct, rename="camel", frozen=True):
     """A part of an object: fields as Go names them, everything else skipped."""
-
-
-class OwnerReference(_Object, frozen=True):
-    kind: str = ""
-    name: str = ""
-
-
-class Meta(_Object, frozen=True):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    creation_timestamp: datetime | None = None
-    deletion_timestamp: datetime | None = None
-    deletion_grace_period_seconds: int | None = None
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    owner_references: tuple[OwnerReference, ...] = ()
-
-    @property
-    def key(self) -> ObjectKey:
-        """Where the object is."""
-        return ObjectKey(self.namespace, self.name)
 
 
 class Condition(_Object, frozen=True):

@@ -19,13 +19,13 @@ from typing import Any
 
 import click
 
-from wva_adapter.collect.kubeapi import KubernetesApi, Refused
 from wva_adapter.collect.objects import Pod
-from wva_adapter.collect.watch import Watch
 from wva_adapter.emulator.engine import Engine
 from wva_adapter.emulator.gateway import Backend, Gateway
 from wva_adapter.emulator.pod import PodLife, read_engine_spec
 from wva_adapter.errors import ClusterError, ConfigError
+from wva_adapter.kube.api import KubernetesApi, Refused
+from wva_adapter.kube.watch import Watch
 from wva_adapter.logs import log_to_stderr
 
 log = logging.getLogger(__name__)

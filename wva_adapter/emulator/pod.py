@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from wva_adapter.collect.kubeapi import KubernetesApi, Refused
 from wva_adapter.collect.objects import Pod
 from wva_adapter.documents import parse_duration_s
 from wva_adapter.emulator.engine import Engine
 from wva_adapter.errors import ClusterError, ConfigError
+from wva_adapter.kube.api import KubernetesApi, Refused
 from wva_adapter.sim.files import hardware
 
 log = logging.getLogger(__name__)

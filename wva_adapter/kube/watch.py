@@ -10,9 +10,9 @@ from typing import Generic, Protocol, TypeVar
 import aiohttp
 import msgspec
 
-from wva_adapter.collect.kubeapi import KubernetesApi, Refused
-from wva_adapter.collect.objects import Meta, ObjectKey
 from wva_adapter.errors import ClusterError
+from wva_adapter.kube.api import KubernetesApi, Refused
+from wva_adapter.kube.meta import Meta, ObjectKey
 
 log = logging.getLogger(__name__)
 

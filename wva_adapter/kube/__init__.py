@@ -1,0 +1,1 @@
+"""How to talk to a Kubernetes API server, for all who do."""

@@ -21,7 +21,9 @@ from wva_adapter.core.snapshot import ReplicaSample, Snapshot
 from wva_adapter.errors import ClusterError
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.telemetry import Telemetry
-from wva_adapter.serve.app import create_app
+from wva_adapter.serve.app import create_app, in_front
+from wva_adapter.serve.envelope import RequestMetrics
+from wva_adapter.serve.hot import MetricReads
 from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import serving_context
 from wva_adapter.settings import Settings
@@ -94,12 +96,19 @@ class Adapter:
             key_file=_below(folder, settings.tls.key_file),
             names=settings.tls.names,
         )
+        reads = MetricReads(self.board, clock=clock)
+        app = create_app(
+            reads,
+            self.board,
+            metrics=self._telemetry.page,
+            ready={"informer-sync": self._cluster_problem, "engine": self.board.problem},
+        )
         self.server = Server(
-            create_app(
-                self.board,
-                self.board,
-                metrics=self._telemetry.page,
-                ready={"informer-sync": self._cluster_problem, "engine": self.board.problem},
+            in_front(
+                app,
+                reads,
+                metrics=RequestMetrics(self._telemetry.registry),
+                audit=settings.audit_log,
             ),
             host=settings.listen.address,
             port=settings.listen.port,

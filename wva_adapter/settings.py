@@ -99,6 +99,9 @@ class Settings(Section):
     controller_instance: str = Field(
         "default", description="Label controller_instance on all that is served"
     )
+    audit_log: bool = Field(
+        False, description="Write a line for each request: who asked what, and what it got"
+    )
     policy: PolicySection = PolicySection()
 
     def to_policy(self) -> Policy:

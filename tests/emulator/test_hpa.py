@@ -17,6 +17,7 @@ from wva_adapter.core.snapshot import Snapshot, VariantState
 from wva_adapter.emulator.hpa import HpaController, Scaling, quantity_milli
 from wva_adapter.publish.board import Board
 from wva_adapter.serve.app import create_app
+from wva_adapter.serve.hot import MetricReads
 from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import own_pair, server_context
 
@@ -54,7 +55,7 @@ async def controlled(
     folder: Path, target: Target, board: Board, *, maximum: int = 20
 ) -> AsyncIterator[HpaController]:
     pair = own_pair(folder, (), datetime.now(UTC))
-    app = create_app(board, board, metrics=lambda: b"", ready={})
+    app = create_app(MetricReads(board, clock=lambda: 0.0), board, metrics=lambda: b"", ready={})
     server = Server(app, host="127.0.0.1", port=0, ssl_context=server_context(pair))
     await server.start()
     scaling = Scaling(KEY, 1, maximum, replicas=lambda: target.replicas, scale=target.scale)

@@ -8,7 +8,8 @@ import pytest
 from tests.publish.test_board import Clock, a_decision, post
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.telemetry import Telemetry
-from wva_adapter.serve.app import create_app
+from wva_adapter.serve.app import create_app, in_front
+from wva_adapter.serve.hot import MetricReads
 
 pytestmark = pytest.mark.anyio
 
@@ -19,8 +20,9 @@ async def test_no_plan_then_a_plan_then_a_plan_too_old() -> None:
     clock = Clock()
     board = Board(60.0, clock)
     telemetry = Telemetry(board, clock=clock)
-    app = create_app(board, board, metrics=telemetry.page, ready={"engine": board.problem})
-    transport = httpx.ASGITransport(app=app)
+    reads = MetricReads(board, clock=clock)
+    app = create_app(reads, board, metrics=telemetry.page, ready={"engine": board.problem})
+    transport = httpx.ASGITransport(app=in_front(app, reads))
     async with httpx.AsyncClient(transport=transport, base_url="https://adapter") as client:
 
         async def codes() -> tuple[int, ...]:
@@ -47,7 +49,7 @@ async def test_no_plan_then_a_plan_then_a_plan_too_old() -> None:
 async def test_a_wrong_name_is_answered_with_the_names_there_are() -> None:
     board = Board(60.0, Clock())
     post(board, a_decision())
-    app = create_app(board, board, metrics=bytes, ready={})
+    app = create_app(MetricReads(board, clock=Clock()), board, metrics=bytes, ready={})
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="https://adapter") as client:
         answer = await client.get(f"{DESIRED}?labelSelector=variant_name%3Dllama-x")

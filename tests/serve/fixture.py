@@ -12,8 +12,9 @@ import httpx
 from fastapi import FastAPI
 
 from wva_adapter.core.answer import Answer, Item, Items, Matcher, NoPlan, NotFound
-from wva_adapter.serve.app import create_app
+from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.health import Check
+from wva_adapter.serve.hot import MetricReads
 
 GROUP = "/apis/external.metrics.k8s.io"
 VERSION = f"{GROUP}/v1beta1"
@@ -35,6 +36,8 @@ SERIES = (
 
 class Fixture:
     """Any metric has three series; some names stand for a trouble."""
+
+    version = 0
 
     def answer(self, namespace: str, metric: str, matches: Matcher) -> Answer:
         match metric:
@@ -81,8 +84,12 @@ class FixtureDecisions:
 
 def an_app(ready: Mapping[str, Check] | None = None) -> FastAPI:
     return create_app(
-        Fixture(), FixtureDecisions(), metrics=lambda: b"wva_up 1\n", ready=ready or {}
+        _reads(), FixtureDecisions(), metrics=lambda: b"wva_up 1\n", ready=ready or {}
     )
+
+
+def _reads() -> MetricReads:
+    return MetricReads(Fixture(), clock=lambda: AT_S)
 
 
 @cache
@@ -92,9 +99,10 @@ def _plain_app() -> FastAPI:
 
 
 def a_client(app: FastAPI | None = None) -> httpx.AsyncClient:
-    """A client that speaks as kubectl does, straight to the application."""
+    """A client that speaks as kubectl does, to all layers of the port."""
+    port = in_front(app or _plain_app(), _reads())
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app or _plain_app()),
+        transport=httpx.ASGITransport(app=port),
         base_url="https://adapter:6443",
         headers=KUBECTL,
     )

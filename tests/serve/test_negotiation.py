@@ -10,10 +10,10 @@ import yaml
 
 from tests.serve.fixture import NAMESPACE, a_client
 from wva_adapter.serve.negotiation import JSON, YAML, negotiate, parse_accept
+from wva_adapter.serve.protobuf import PROTOBUF
 from wva_adapter.serve.wire import Refusal
 
 pytestmark = pytest.mark.anyio
-PROTOBUF = "application/vnd.kubernetes.protobuf"
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,11 @@ PROTOBUF = "application/vnd.kubernetes.protobuf"
         ("application/json, */*", JSON),
         ("application/yaml", YAML),
         ("application/json;q=0.1,application/yaml;q=0.9", YAML),
-        # What the HPA controller sends; the answer says by its Content-Type what it is.
-        (f"{PROTOBUF}, */*", JSON),
+        # What the HPA controller sends.
+        (f"{PROTOBUF}, */*", PROTOBUF),
+        (PROTOBUF, PROTOBUF),
+        (f"{PROTOBUF};q=0.5, application/json", JSON),
+        ("application/json;sv=", JSON),
         ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", JSON),
         ("text/html,application/*,*/*;q=0.1", JSON),
         ("application/json;q=x", JSON),
@@ -41,7 +44,10 @@ def test_the_most_wanted_form_that_exists_is_taken(accept: str, media_type: str)
     [
         ("text/html", "406: Not Acceptable\n\nAvailable representations: application/json, "),
         ("application/*", "406: Not Acceptable\n\nAvailable representations: application/json, "),
-        (PROTOBUF, "406: Not Acceptable\n\nAvailable representations: application/json, "),
+        (
+            "application/cbor",
+            "406: Not Acceptable\n\nAvailable representations: application/json, ",
+        ),
         (
             "application/json;as=Table;v=v1;g=meta.k8s.io",
             "only the following media types are accepted: application/json, ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,19 +42,27 @@ class Item:
         labels: The item's labels; a selector matches against them.
         value_milli: The value in thousandths.
         at_s: Unix time of the plan that it comes from.
+        window_s: Whole seconds that the value was taken over, 0 for an instant; ``None`` where
+            that is not said.
     """
 
     metric: str
     labels: Mapping[str, str]
     value_milli: int
     at_s: float
+    window_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The values asked for, in the order of their labels; never empty for our own metrics."""
+    """The values asked for, in the order of their labels; never empty for our own metrics.
+
+    Attributes:
+        until_s: Unix time from which they are too old to be served.
+    """
 
     items: tuple[Item, ...]
+    until_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class HpaController:
             verify=context,
             timeout=10,
             trust_env=False,
-            headers={"accept": "application/vnd.kubernetes.protobuf, */*"},
+            headers={"accept": "application/json, */*"},
         )
         self.standing = {scaling.key: Standing() for scaling in scalings}
 

@@ -47,6 +47,12 @@ class Board:
         self._namespaces: Mapping[str, Sequence[VariantKey]] = {}
         self._loads: Mapping[VariantKey, ModelLoad] = {}
         self._published: Mapping[VariantKey, Published] = {}
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Changes whenever an answer may have changed other than by its age."""
+        return self._version
 
     def post(self, plan: Plan, snapshot: Snapshot) -> None:
         """Serve this plan, made from this snapshot, in place of the one before."""
@@ -62,6 +68,7 @@ class Board:
                 published[key] = self._published[key]
         self._plan, self._states, self._labels = plan, states, labels
         self._loads, self._published = loads, published
+        self._version += 1
         self._namespaces = {
             namespace: tuple(keys)
             for namespace, keys in groupby(sorted(states), key=lambda key: key.namespace)
@@ -107,7 +114,7 @@ class Board:
             if value is None:
                 return NoPlan(f"{key}: {metric} is unknown: no replica of its model was seen")
             items.append(Item(metric, published.labels, value, published.at_s))
-        return Items(tuple(items))
+        return Items(tuple(items), until_s=self._plan.at_s + self._max_age_s)
 
     def desired(self, namespace: str, name: str) -> Answer:
         """Return one item, the plain count of a variant, or why there is none."""

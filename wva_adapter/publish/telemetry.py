@@ -41,18 +41,21 @@ class Telemetry:
 
     Args:
         clock: Unix time.
+
+    Attributes:
+        registry: Where other parts of the process add their own series.
     """
 
     def __init__(self, board: Board, *, clock: Callable[[], float]) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        self._registry.register(_Variants(board, clock))
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.registry.register(_Variants(board, clock))
         self._cycle_s = Histogram(
             "wva_cycle_seconds",
             "Time that one cycle took, from the views to the posted plan.",
             buckets=_CYCLE_BUCKETS_S,
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def observe_cycle(self, duration_s: float) -> None:
@@ -61,7 +64,7 @@ class Telemetry:
 
     def page(self) -> bytes:
         """Return the page, in Prometheus' text format 0.0.4."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class _Variants(Collector):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -12,16 +10,17 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from wva_adapter import __version__
 from wva_adapter.core.answer import Answer, Items, NoPlan, NotFound
 from wva_adapter.serve.discovery import discovery_router
+from wva_adapter.serve.envelope import Envelope, LastResort, RequestMetrics
 from wva_adapter.serve.health import Check, health_router
-from wva_adapter.serve.hot import Provider, external_metrics_router, refusal_of
+from wva_adapter.serve.hot import HotPath, MetricReads, external_metrics_router, refusal_of
 from wva_adapter.serve.negotiation import JSON, parse_accept, refuse, respond_json
+from wva_adapter.serve.openapi import openapi_router
 from wva_adapter.serve.wire import (
     NO_SUCH_METHOD,
     NO_SUCH_RESOURCE,
@@ -29,11 +28,8 @@ from wva_adapter.serve.wire import (
     Status,
     bad_request,
     encode,
-    internal_error,
     timestamp,
 )
-
-log = logging.getLogger(__name__)
 
 # The version that Prometheus reads without being asked to negotiate.
 _EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -80,7 +76,7 @@ class Desired(BaseModel):
 
 
 def create_app(
-    provider: Provider,
+    reads: MetricReads,
     decisions: Decisions,
     *,
     metrics: Callable[[], bytes],
@@ -89,7 +85,7 @@ def create_app(
     """Return the application that owns every route.
 
     Args:
-        provider: Answers the external metrics API.
+        reads: Answers the external metrics API.
         decisions: Answers ``/v1/desired`` and ``/explain``.
         metrics: Returns the page of ``/metrics``, in Prometheus' text format 0.0.4.
         ready: What must hold before ``/readyz`` says so, by name.
@@ -103,8 +99,9 @@ def create_app(
         redoc_url=None,
     )
     for router in (
-        external_metrics_router(provider),
+        external_metrics_router(reads),
         discovery_router(),
+        openapi_router(),
         health_router(ready),
         _decisions_router(decisions),
     ):
@@ -135,41 +132,26 @@ def create_app(
 
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, unreadable)
-    app.add_middleware(Envelope)
+    app.add_middleware(LastResort)
     return app
 
 
-class Envelope:
-    """What every answer carries, and the answer of last resort where a handler failed."""
+def in_front(
+    app: FastAPI,
+    reads: MetricReads,
+    *,
+    guard: Callable[[ASGIApp], ASGIApp] = lambda inner: inner,
+    metrics: RequestMetrics | None = None,
+    audit: bool = False,
+) -> ASGIApp:
+    """Return the application with the layers that every request goes through.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    From the outside in: the envelope, the guard, the read path, FastAPI.
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        audit_id = Request(scope).headers.get("audit-id") or str(uuid.uuid4())
-        started = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                headers["Audit-Id"] = audit_id
-                headers["Cache-Control"] = "no-cache, private"
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except Exception as error:
-            log.exception("request failed", extra={"path": scope["path"], "audit_id": audit_id})
-            if started:
-                raise
-            refusal = internal_error(f"{type(error).__name__}, see the log at audit id {audit_id}")
-            response = refuse(Request(scope), refusal)
-            await response(scope, receive, send_with_headers)
+    Args:
+        guard: Adds the layer that lets nobody in who may not.
+    """
+    return Envelope(guard(HotPath(app, reads)), metrics=metrics, audit=audit)
 
 
 def _decisions_router(decisions: Decisions) -> APIRouter:

@@ -14,15 +14,15 @@ from fastapi import APIRouter, Request, Response
 
 from wva_adapter import __version__
 from wva_adapter.serve.negotiation import (
+    JSON,
     negotiate,
     parse_accept,
-    refuse,
     respond,
 )
+from wva_adapter.serve.protobuf import PROTOBUF, encode_protobuf
 from wva_adapter.serve.wire import (
     GROUP,
     GROUP_VERSION,
-    NO_SUCH_RESOURCE,
     VERSION,
     Document,
     Refusal,
@@ -81,9 +81,19 @@ AGGREGATED: Final[Document] = {
         }
     ],
 }
-AGGREGATED_TYPE: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-_AGGREGATED_BODY: Final = encode(AGGREGATED)
-_AGGREGATED_ETAG: Final = f'"{hashlib.sha512(_AGGREGATED_BODY).hexdigest().upper()}"'
+_AGGREGATED_PARAMETERS: Final = "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+AGGREGATED_TYPE: Final = f"{JSON};{_AGGREGATED_PARAMETERS}"
+
+
+def entity_tag(body: bytes) -> str:
+    """Return a strong ETag of a body."""
+    return f'"{hashlib.sha512(body).hexdigest().upper()}"'
+
+
+_AGGREGATED_BODIES: Final = {
+    form: (body, entity_tag(body))
+    for form, body in ((JSON, encode(AGGREGATED)), (PROTOBUF, encode_protobuf(AGGREGATED)))
+}
 
 # The release of Kubernetes whose external-metrics API this server speaks.
 _KUBERNETES_MINOR: Final = "37"
@@ -116,16 +126,18 @@ def group_list(port: int) -> Document:
     }
 
 
-def wants_aggregated(accept: str) -> bool:
-    """Return whether the first alternative that can be served is the aggregated document."""
+def aggregated_form(accept: str) -> str | None:
+    """Return the media type of the aggregated document, if the caller would have it first."""
     for media_range in parse_accept(accept):
         asked = media_range.parameters
-        if asked.get("as") == "APIGroupDiscoveryList" and media_range.media_type.endswith("/json"):
-            if asked.get("g") == "apidiscovery.k8s.io" and asked.get("v") == "v2":
-                return True
+        if asked.get("as") == "APIGroupDiscoveryList":
+            right = asked.get("g") == "apidiscovery.k8s.io" and asked.get("v") == "v2"
+            for media_type in (JSON, PROTOBUF):
+                if right and media_range.covers(media_type):
+                    return media_type
         elif not isinstance(negotiate(media_range.media_type), Refusal):
-            return False
-    return False
+            return None
+    return None
 
 
 def discovery_router() -> APIRouter:
@@ -135,8 +147,9 @@ def discovery_router() -> APIRouter:
     @router.get("/apis", summary="API groups")
     async def groups(request: Request) -> Response:
         accept = request.headers.get("accept", "")
-        if wants_aggregated(accept):
-            return _aggregated(request)
+        form = aggregated_form(accept)
+        if form is not None:
+            return _aggregated(request, form)
         # An aggregator that asks only for an older aggregated document takes 406, and nothing else,
         # as the word to read the group's resources instead.
         server = request.scope.get("server") or ("", 443)
@@ -154,12 +167,6 @@ def discovery_router() -> APIRouter:
     async def version(request: Request) -> Response:
         return Response(encode(VERSION_INFO, pretty=True), media_type="application/json")
 
-    # No document: kube-apiserver takes 404 here quietly as "none".
-    @router.get("/openapi/v2", include_in_schema=False)
-    @router.get("/openapi/v3", include_in_schema=False)
-    async def no_openapi(request: Request) -> Response:
-        return refuse(request, NO_SUCH_RESOURCE)
-
     for path, endpoint in (
         ("/apis/", groups),
         (f"{GROUP_PATH}/", group),
@@ -170,8 +177,9 @@ def discovery_router() -> APIRouter:
     return router
 
 
-def _aggregated(request: Request) -> Response:
-    headers = {"ETag": _AGGREGATED_ETAG, "Vary": "Accept"}
-    if request.headers.get("if-none-match") == _AGGREGATED_ETAG:
+def _aggregated(request: Request, form: str) -> Response:
+    body, etag = _AGGREGATED_BODIES[form]
+    headers = {"ETag": etag, "Vary": "Accept"}
+    if request.headers.get("if-none-match") == etag:
         return Response(None, 304, headers)
-    return Response(_AGGREGATED_BODY, headers={**headers, "Content-Type": AGGREGATED_TYPE})
+    return Response(body, headers={**headers, "Content-Type": f"{form};{_AGGREGATED_PARAMETERS}"})

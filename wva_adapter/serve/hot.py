@@ -1,32 +1,37 @@
-"""The external metrics API: one metric of one namespace, read by the HPA of every workload."""
+"""The read path of the external metrics API: one metric of one namespace, as bytes.
+
+The HPA controller asks this of every workload it scales. FastAPI declares the route; a small ASGI
+layer in front of FastAPI calls the same function and skips routing, validation and serialisation,
+which is most of what a request costs.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from inspect import isawaitable
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wva_adapter.core.answer import Answer, Items, Matcher, NoPlan, NotFound
 from wva_adapter.serve.discovery import VERSION_PATH
-from wva_adapter.serve.negotiation import respond
-from wva_adapter.serve.selector import Selector, SelectorError, parse_selector
+from wva_adapter.serve.list_options import ListOptions, read_options
+from wva_adapter.serve.negotiation import Caller, Reply, reply
 from wva_adapter.serve.wire import (
-    NO_WATCH,
-    Document,
+    TIMED_OUT,
     ExternalMetricValueList,
     Refusal,
     Status,
-    bad_request,
     not_found,
     unavailable,
     value_list,
 )
 
-_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
-_DURATION: Final = re.compile(r"[+-]?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)")
+_PREFIX: Final = f"{VERSION_PATH}/namespaces/"
+_MOST_KEPT: Final = 4096
 _SELECTOR_PARAMETER: Final[dict[str, Any]] = {
     "name": "labelSelector",
     "in": "query",
@@ -35,12 +40,50 @@ _SELECTOR_PARAMETER: Final[dict[str, Any]] = {
     "example": "variant_name=llama-a100",
 }
 
+Told = Answer | Refusal
+"""What a provider says; a ``Refusal`` is its own Status, word for word."""
+
 
 class Provider(Protocol):
     """Who knows the values of external metrics."""
 
-    def answer(self, namespace: str, metric: str, matches: Matcher) -> Answer:
-        """Return the items that match, or why there are none; without waiting."""
+    @property
+    def version(self) -> int:
+        """Changes whenever an answer may have changed other than by its age."""
+        ...
+
+    def answer(self, namespace: str, metric: str, matches: Matcher) -> Told | Awaitable[Told]:
+        """Return the items that match, or why there are none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for one metric.
+
+    Attributes:
+        path: As it came, still encoded.
+        user: Who asks, for a provider behind this one; empty where nobody was authenticated.
+        audit_id: The request's name in the log.
+    """
+
+    namespace: str
+    metric: str
+    caller: Caller
+    path: str = ""
+    user: str = ""
+    audit_id: str = ""
+
+
+class Elsewhere(Protocol):
+    """Providers behind this one."""
+
+    def claims(self, metric: str, selector_text: str) -> bool:
+        """Return whether the metric is one of theirs."""
+        ...
+
+    async def reply(self, asked: Asked) -> Reply:
+        """Return their answer as it came, or why there is none."""
         ...
 
 
@@ -51,53 +94,119 @@ def refusal_of(answer: NotFound | NoPlan) -> Refusal:
     return unavailable(answer.message)
 
 
-def list_values(
-    provider: Provider, namespace: str, metric: str, query: Mapping[str, list[str]]
-) -> Document | Refusal:
-    """Return the list of a metric's values, or the refusal that says why there is none."""
-    asked = _read_query(query)
-    if isinstance(asked, Refusal):
-        return asked
-    answer = provider.answer(namespace, metric, asked)
-    return value_list(answer.items) if isinstance(answer, Items) else refusal_of(answer)
+class MetricReads:
+    """The read path.
+
+    Answers with items are kept as bytes until the provider's version changes or they are too old:
+    an HPA asks the same question every 15 s, and every one of them between two plans has the same
+    answer.
+
+    Args:
+        clock: Unix time, the one that the provider's ages are of.
+        elsewhere: Who answers what the provider does not; ``None`` where it answers everything.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        clock: Callable[[], float],
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._elsewhere = elsewhere
+        self._kept: dict[tuple[str, str, Caller], tuple[float, float, Reply]] = {}
+        self._kept_version = -1
+
+    async def __call__(self, asked: Asked) -> Reply:
+        """Return the answer to send."""
+        key = (asked.namespace, asked.metric, asked.caller)
+        if self._kept_version != self._provider.version:
+            self._kept.clear()
+            self._kept_version = self._provider.version
+        kept = self._kept.get(key)
+        # Below its making the clock was set back, and how old an answer is nobody knows.
+        if kept is not None and kept[0] <= self._clock() < kept[1]:
+            return kept[2]
+        options = read_options(asked.caller.query)
+        if isinstance(options, Refusal):
+            return reply(asked.caller, options)
+        if self._elsewhere is not None and self._elsewhere.claims(
+            asked.metric, str(options.selector)
+        ):
+            return await self._elsewhere.reply(asked)
+        return await self._own(asked, options, key)
+
+    async def _own(self, asked: Asked, options: ListOptions, key: tuple[str, str, Caller]) -> Reply:
+        version = self._provider.version
+        told = self._provider.answer(asked.namespace, asked.metric, options.selector)
+        if isawaitable(told):
+            try:
+                async with asyncio.timeout(options.timeout_s):
+                    told = await told
+            except TimeoutError:
+                return reply(asked.caller, TIMED_OUT)
+        if isinstance(told, Refusal):
+            return reply(asked.caller, told)
+        if not isinstance(told, Items):
+            return reply(asked.caller, refusal_of(told))
+        written = reply(asked.caller, value_list(told.items))
+        if version == self._kept_version and written.code == 200:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = (self._clock(), told.until_s, written)
+        return written
 
 
-def external_metrics_router(provider: Provider) -> APIRouter:
+class HotPath:
+    """The layer in front of FastAPI: reads of metrics go straight to the read path."""
+
+    def __init__(self, app: ASGIApp, reads: MetricReads) -> None:
+        self._app = app
+        self._reads = reads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "GET":
+            path: str = scope["path"]
+            if path.startswith(_PREFIX):
+                namespace, _, rest = path[len(_PREFIX) :].partition("/")
+                metric = rest.removesuffix("/")
+                if namespace and metric and "/" not in metric:
+                    answer = await self._reads(_asked(scope, namespace, metric))
+                    await answer(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+def external_metrics_router(reads: MetricReads) -> APIRouter:
     """Return the route of the external metrics API."""
     router = APIRouter(tags=["external metrics"])
-    path = f"{VERSION_PATH}/namespaces/{{namespace}}/{{metric}}"
+    path = f"{_PREFIX}{{namespace}}/{{metric}}"
 
     async def read(request: Request, namespace: str, metric: str) -> Response:
-        query = parse_qs(request.url.query, keep_blank_values=True)
-        return respond(request, list_values(provider, namespace, metric, query))
+        return (await reads(_asked(request.scope, namespace, metric))).response()
 
     router.add_api_route(
         path,
         read,
         summary="Values of one metric",
         response_model=ExternalMetricValueList,
-        responses={code: {"model": Status} for code in (400, 404, 406, 503)},
+        responses={code: {"model": Status} for code in (400, 404, 406, 422, 429, 503, 504)},
         openapi_extra={"parameters": [_SELECTOR_PARAMETER]},
     )
     router.add_api_route(f"{path}/", read, include_in_schema=False)
     return router
 
 
-def _read_query(query: Mapping[str, list[str]]) -> Selector | Refusal:
-    """Return the selector asked for; of a repeated parameter the first value counts."""
-    first = {name: values[0] for name, values in query.items()}
-    if first.get("watch", "false") not in ("false", "0"):
-        return NO_WATCH
-    for name in ("limit", "timeoutSeconds"):
-        number = first.get(name, "0")
-        if not _INTEGER.fullmatch(number):
-            return bad_request(f'strconv.ParseInt: parsing "{number}": invalid syntax')
-    timeout = first.get("timeout", "")
-    if timeout and not _DURATION.fullmatch(timeout):
-        return bad_request(
-            f'invalid timeout specified in the request URL - time: invalid duration "{timeout}"'
-        )
-    try:
-        return parse_selector(first.get("labelSelector", ""))
-    except SelectorError as error:
-        return bad_request(str(error))
+def _asked(scope: Scope, namespace: str, metric: str) -> Asked:
+    state = scope.get("state", {})
+    user = state.get("user")
+    return Asked(
+        namespace,
+        metric,
+        Caller.of(scope),
+        path=scope.get("raw_path", b"").decode("latin-1"),
+        user="" if user is None else user.name,
+        audit_id=state.get("audit_id", ""),
+    )

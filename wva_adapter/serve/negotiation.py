@@ -14,19 +14,23 @@ from urllib.parse import parse_qs
 
 import yaml
 from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
 
+from wva_adapter.serve.protobuf import PROTOBUF, encode_protobuf
 from wva_adapter.serve.wire import Document, Refusal, encode
 
 JSON: Final = "application/json"
 YAML: Final = "application/yaml"
-_OFFERED: Final = (JSON, YAML)
+_OFFERED: Final = (JSON, YAML, PROTOBUF)
+# The streamed forms are named because every API server names them; nothing here streams.
+_NAMED: Final = (*_OFFERED, f"{JSON};stream=watch", f"{PROTOBUF};stream=watch")
 _GZIP_FROM_BYTES: Final = 128 * 1024
 _BROWSERS: Final = ("curl", "Wget", "Mozilla/5.0")
 _TRUE: Final = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 
 NOT_OFFERED: Final = Refusal(
     406,
-    f"406: Not Acceptable\n\nAvailable representations: {', '.join(_OFFERED)}",
+    f"406: Not Acceptable\n\nAvailable representations: {', '.join(_NAMED)}",
     "NotAcceptable",
     {},
 )
@@ -87,7 +91,8 @@ def negotiate(accept: str) -> str | Refusal:
 def _second_gate(ranges: tuple[MediaRange, ...]) -> str | None:
     for media_range in ranges:
         # A group, version or kind asks for another document than the one that is here.
-        if media_range.parameters.keys() & {"as", "g", "v", "sv"}:
+        asked = media_range.parameters
+        if asked.keys() & {"as", "g", "v"} or asked.get("sv"):
             continue
         for offered in _OFFERED:
             if media_range.covers(offered):
@@ -95,36 +100,107 @@ def _second_gate(ranges: tuple[MediaRange, ...]) -> str | None:
     return None
 
 
-def wants_pretty(request: Request) -> bool:
-    """Return whether the caller reads JSON with its eyes: it says so, or is a browser or curl."""
-    query = parse_qs(request.url.query, keep_blank_values=True)
-    said = query.get("pretty", [""])[0]
-    if said:
-        return said in _TRUE
-    ranges = parse_accept(request.headers.get("accept", ""))
-    if any(r.parameters.get("pretty") == "1" for r in ranges):
-        return True
-    return request.headers.get("user-agent", "").startswith(_BROWSERS)
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What of a request decides on the form of its answer.
+
+    Attributes:
+        accept: The ``Accept`` header; empty where there is none, like the others.
+        query: The query string as it came.
+    """
+
+    accept: str = ""
+    accept_encoding: str = ""
+    user_agent: str = ""
+    query: str = ""
+
+    @classmethod
+    def of(cls, scope: Scope) -> Caller:
+        """Return what the request in this ASGI scope says; of a repeated header the first value."""
+        first: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in _READ_HEADERS:
+                first.setdefault(name, value)
+        accept, encoding, agent = (first.get(name, b"").decode("latin-1") for name in _READ_HEADERS)
+        return cls(accept, encoding, agent, scope["query_string"].decode("latin-1"))
+
+    @property
+    def wants_pretty(self) -> bool:
+        """Whether it reads JSON with its eyes: it says so, or is a browser or curl."""
+        if "pretty" in self.query:
+            said = parse_qs(self.query, keep_blank_values=True).get("pretty", [""])[0]
+            if said:
+                return said in _TRUE
+        if any(r.parameters.get("pretty") == "1" for r in parse_accept(self.accept)):
+            return True
+        return self.user_agent.startswith(_BROWSERS)
+
+
+_READ_HEADERS: Final = (b"accept", b"accept-encoding", b"user-agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as bytes, whoever sends it.
+
+    Attributes:
+        headers: Lower-case names and values as they go over the wire, the length among them.
+    """
+
+    code: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+    @classmethod
+    def of(cls, code: int, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Return an answer with these headers and the length of its body."""
+        named = [
+            (name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()
+        ]
+        return cls(code, (*named, (b"content-length", str(len(body)).encode())), body)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send(
+            {"type": "http.response.start", "status": self.code, "headers": list(self.headers)}
+        )
+        body = b"" if scope["method"] == "HEAD" else self.body
+        await send({"type": "http.response.body", "body": body})
+
+    def response(self) -> Response:
+        """Return it for a route of FastAPI."""
+        response = Response(self.body, self.code)
+        response.raw_headers = list(self.headers)
+        return response
+
+
+def reply(caller: Caller, answer: Document | Refusal) -> Reply:
+    """Return the answer in the form that the caller accepts, or a 406 that says which there are."""
+    media_type = negotiate(caller.accept)
+    if isinstance(media_type, Refusal):
+        return reply_refusal(caller, media_type)
+    if isinstance(answer, Refusal):
+        return reply_refusal(caller, answer)
+    return _written(caller, answer, media_type, code=200)
+
+
+def reply_refusal(caller: Caller, refusal: Refusal) -> Reply:
+    """Return a Status, in the form asked for if that can be, else in JSON for people."""
+    form = _second_gate(parse_accept(caller.accept))
+    if form is None:
+        body = encode(refusal.document(), pretty=True)
+        return Reply.of(refusal.code, body, {"content-type": JSON})
+    return _written(caller, refusal.document(), form, code=refusal.code)
 
 
 def respond(request: Request, answer: Document | Refusal) -> Response:
-    """Return the answer in the form that the caller accepts, or a 406 that says which there are."""
-    accept = request.headers.get("accept", "")
-    media_type = negotiate(accept)
-    if isinstance(media_type, Refusal):
-        return refuse(request, media_type)
-    if isinstance(answer, Refusal):
-        return refuse(request, answer)
-    return _written(request, answer, media_type, code=200)
+    """Return what ``reply`` does, from a route of FastAPI."""
+    return reply(Caller.of(request.scope), answer).response()
 
 
 def refuse(request: Request, refusal: Refusal) -> Response:
-    """Return a Status, in the form asked for if that can be, else in JSON for people."""
-    form = _second_gate(parse_accept(request.headers.get("accept", "")))
-    if form is None:
-        body = encode(refusal.document(), pretty=True)
-        return Response(body, refusal.code, media_type=JSON)
-    return _written(request, refusal.document(), form, code=refusal.code)
+    """Return what ``reply_refusal`` does, from a route of FastAPI."""
+    return reply_refusal(Caller.of(request.scope), refusal).response()
 
 
 def respond_json(request: Request, answer: Document | Refusal) -> Response:
@@ -132,15 +208,18 @@ def respond_json(request: Request, answer: Document | Refusal) -> Response:
     document, code = (
         (answer.document(), answer.code) if isinstance(answer, Refusal) else (answer, 200)
     )
-    return _written(request, document, JSON, code=code)
+    return _written(Caller.of(request.scope), document, JSON, code=code).response()
 
 
-def _written(request: Request, document: Document, media_type: str, *, code: int) -> Response:
+def _written(caller: Caller, document: Document, media_type: str, *, code: int) -> Reply:
     if media_type == YAML:
         body = yaml.safe_dump(dict(document), allow_unicode=True).encode()
+    elif media_type == PROTOBUF:
+        body = encode_protobuf(document)
     else:
-        body = encode(document, pretty=wants_pretty(request))
-    if len(body) <= _GZIP_FROM_BYTES or "gzip" not in request.headers.get("accept-encoding", ""):
-        return Response(body, code, media_type=media_type)
-    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(gzip.compress(body, compresslevel=1), code, headers, media_type=media_type)
+        body = encode(document, pretty=caller.wants_pretty)
+    headers = {"content-type": media_type}
+    if len(body) > _GZIP_FROM_BYTES and "gzip" in caller.accept_encoding:
+        body = gzip.compress(body, compresslevel=1)
+        headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
+    return Reply.of(code, body, headers)

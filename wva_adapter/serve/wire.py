@@ -64,6 +64,7 @@ class ExternalMetricValue(BaseModel):
     metricName: str
     metricLabels: dict[str, str]
     timestamp: datetime
+    window: int | None = Field(None, description="Seconds that the value was taken over.")
     value: str = Field(description="A Kubernetes quantity, such as 3 or 1500m.")
 
 
@@ -87,6 +88,7 @@ def value_list(items: Iterable[Item]) -> Document:
                 "metricName": item.metric,
                 "metricLabels": dict(sorted(item.labels.items())),
                 "timestamp": timestamp(item.at_s),
+                **({} if item.window_s is None else {"window": item.window_s}),
                 "value": quantity(item.value_milli),
             }
             for item in items
@@ -152,9 +154,32 @@ NO_WATCH: Final = Refusal(
 )
 
 
+TIMED_OUT: Final = Refusal(
+    504, "Timeout: request did not complete within the allotted timeout", "Timeout", {}
+)
+TOO_MANY_REQUESTS: Final = Refusal(
+    429, "Too many requests, please try again later.", "TooManyRequests"
+)
+
+
 def bad_request(message: str) -> Refusal:
     """Return the refusal of a request that cannot be read."""
     return Refusal(400, message, "BadRequest")
+
+
+def invalid(kind: str, group: str, causes: Iterable[tuple[str, str, str]]) -> Refusal:
+    """Return the refusal of an object with bad fields: field, reason and sentence of each."""
+    found = [
+        {"reason": reason, "message": message, "field": name} for name, reason, message in causes
+    ]
+    said = [f"{cause['field']}: {cause['message']}" for cause in found]
+    problems = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
+    return Refusal(
+        422,
+        f'{kind}.{group} "" is invalid: {problems}',
+        "Invalid",
+        {"group": group, "kind": kind, "causes": found},
+    )
 
 
 def not_found(message: str) -> Refusal:

@@ -1,0 +1,256 @@
+"""What every answer carries, how many are made at once, and what is counted and told of each."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wva_adapter.serve.discovery import GROUP_PATH, VERSION_PATH
+from wva_adapter.serve.negotiation import Caller, reply_refusal
+from wva_adapter.serve.wire import GROUP, TOO_MANY_REQUESTS, VERSION, internal_error
+
+log = logging.getLogger(__name__)
+audit_log = logging.getLogger("wva_adapter.audit")
+
+MOST_IN_FLIGHT: Final = 400
+_NEVER_TURNED_AWAY: Final = frozenset(
+    ("/healthz", "/livez", "/readyz", "/apis", "/apis/", GROUP_PATH, VERSION_PATH)
+)
+_METRICS_BELOW: Final = f"{VERSION_PATH}/namespaces/"
+_VERBS: Final = {
+    "GET": "GET",
+    "HEAD": "GET",
+    "POST": "POST",
+    "PUT": "PUT",
+    "PATCH": "PATCH",
+    "DELETE": "DELETE",
+}
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BYTES: Final = (1e3, 1e4, 1e5, 1e6, 1e7)
+# What people put into a URL by mistake does not belong into a log.
+_SECRET: Final = re.compile(r"(?i)([^&=]*(?:token|secret|password|key)[^&=]*)=[^&]*")
+_COMMON_HEADERS: Final = ((b"cache-control", b"no-cache, private"),)
+
+
+class RequestMetrics:
+    """The series by which dashboards know every Kubernetes API server.
+
+    References:
+        ``k8s.io/apiserver/pkg/endpoints/metrics`` for names and labels.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = (
+            "component",
+            "dry_run",
+            "group",
+            "resource",
+            "scope",
+            "subresource",
+            "verb",
+            "version",
+        )
+        self._total = Counter(
+            "apiserver_request_total",
+            "Requests, by what they asked for and how they were answered.",
+            (*labels, "code"),
+            registry=registry,
+        )
+        self._duration_s = Histogram(
+            "apiserver_request_duration_seconds",
+            "Time from the head of a request to the end of its answer.",
+            labels,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._bytes = Histogram(
+            "apiserver_response_sizes",
+            "Size of the bodies of answers.",
+            labels,
+            buckets=_BYTES,
+            registry=registry,
+        )
+        in_flight = Gauge(
+            "apiserver_current_inflight_requests",
+            "Requests being answered.",
+            ("request_kind",),
+            registry=registry,
+        )
+        self.in_flight = in_flight.labels("readOnly")
+        self._children: dict[tuple[str, bool, int], tuple[Counter, Histogram, Histogram]] = {}
+
+    def observe(
+        self, method: str, path: str, code: int, duration_s: float, body_bytes: int
+    ) -> None:
+        """Count one answered request."""
+        key = (method, path.startswith(_METRICS_BELOW), code)
+        children = self._children.get(key) or self._add(key)
+        total, duration, sizes = children
+        total.inc()
+        duration.observe(duration_s)
+        sizes.observe(body_bytes)
+
+    def _add(self, key: tuple[str, bool, int]) -> tuple[Counter, Histogram, Histogram]:
+        method, is_metric, code = key
+        verb = _VERBS.get(method, "other")
+        if is_metric and verb == "GET":
+            verb = "LIST"
+        labels = {
+            "component": "external-metrics",
+            "dry_run": "",
+            "group": GROUP if is_metric else "",
+            "resource": "*" if is_metric else "",
+            "scope": "namespace" if is_metric else "",
+            "subresource": "*" if is_metric else "",
+            "verb": verb,
+            "version": VERSION if is_metric else "",
+        }
+        children = (
+            self._total.labels(**labels, code=str(code)),
+            self._duration_s.labels(**labels),
+            self._bytes.labels(**labels),
+        )
+        # A method that nobody knows is not worth a place of its own for ever.
+        if verb != "other":
+            self._children[key] = children
+        return children
+
+
+class Envelope:
+    """The outermost layer: whatever happens inside, there is one answer, named and counted.
+
+    Args:
+        metrics: Where requests are counted; ``None`` counts nowhere.
+        audit: Whether each request is a line of the log.
+        most_in_flight: More requests at once are told to come again, but for health and the probe
+            by which kube-apiserver takes the whole API group away.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: RequestMetrics | None = None,
+        audit: bool = False,
+        most_in_flight: int = MOST_IN_FLIGHT,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._audit = audit
+        self._most_in_flight = most_in_flight
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s = time.perf_counter()
+        audit_id = _header(scope, b"audit-id") or str(uuid.uuid4()).encode()
+        scope.setdefault("state", {})["audit_id"] = audit_id.decode("latin-1")
+        named = ((b"audit-id", audit_id), *_COMMON_HEADERS)
+        code, size = 0, 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal code, size
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message["headers"], *named]
+            else:
+                size += len(message.get("body", b""))
+            await send(message)
+
+        self._in_flight += 1
+        try:
+            if self._in_flight > self._most_in_flight and scope["path"] not in _NEVER_TURNED_AWAY:
+                refusal = reply_refusal(Caller.of(scope), TOO_MANY_REQUESTS)
+                await refusal(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            log_fault(scope, error)
+            if code:
+                raise
+            await answer_fault(scope, receive, send_with_headers, error)
+        finally:
+            self._in_flight -= 1
+            duration_s = time.perf_counter() - began_s
+            if self._metrics is not None:
+                self._metrics.in_flight.set(self._in_flight)
+                self._metrics.observe(scope["method"], scope["path"], code, duration_s, size)
+            if self._audit:
+                _tell(scope, code, duration_s)
+
+
+class LastResort:
+    """A fault inside becomes a Status here, before FastAPI makes a page of its own of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except Exception as error:
+            log_fault(scope, error)
+            if started:
+                raise
+            await answer_fault(scope, receive, send, error)
+
+
+def log_fault(scope: Scope, error: Exception) -> None:
+    """Write the trace of a fault of ours under the request's audit id."""
+    log.error(
+        "request failed",
+        exc_info=error,
+        extra={"path": scope["path"], "audit_id": _audit_id(scope)},
+    )
+
+
+async def answer_fault(scope: Scope, receive: Receive, send: Send, error: Exception) -> None:
+    """Answer with a Status that says where the trace is."""
+    refusal = internal_error(f"{type(error).__name__}, see the log at audit id {_audit_id(scope)}")
+    await reply_refusal(Caller.of(scope), refusal)(scope, receive, send)
+
+
+def _audit_id(scope: Scope) -> str:
+    audit_id: str = scope.get("state", {}).get("audit_id", "")
+    return audit_id
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    for found, value in scope["headers"]:
+        if found == name:
+            return bytes(value)
+    return b""
+
+
+def _tell(scope: Scope, code: int, duration_s: float) -> None:
+    user: Any = scope["state"].get("user")
+    query = _SECRET.sub(r"\1=…", scope["query_string"].decode("latin-1"))
+    client = scope.get("client")
+    audit_log.info(
+        "request",
+        extra={
+            "audit_id": _audit_id(scope),
+            "user": None if user is None else user.name,
+            "verb": scope["method"],
+            "uri": scope["path"] + (f"?{query}" if query else ""),
+            "code": code,
+            "latency_s": round(duration_s, 6),
+            "user_agent": _header(scope, b"user-agent").decode("latin-1"),
+            "source": None if client is None else client[0],
+        },
+    )

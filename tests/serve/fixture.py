@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -14,7 +15,8 @@ from fastapi import FastAPI
 from wva_adapter.core.answer import Answer, Item, Items, Matcher, NoPlan, NotFound
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.health import Check
-from wva_adapter.serve.hot import MetricReads
+from wva_adapter.serve.hot import MetricReads, Told
+from wva_adapter.serve.wire import internal_error
 
 GROUP = "/apis/external.metrics.k8s.io"
 VERSION = f"{GROUP}/v1beta1"
@@ -23,15 +25,27 @@ KUBECTL = {"Accept": "application/json, */*", "User-Agent": "kubectl/v1.35.0"}
 AT_S = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 
 
-def an_item(app: str = "a", *, metric: str = "m1", milli: int = 3000, **labels: str) -> Item:
-    return Item(metric, {"app": app, **labels}, milli, AT_S)
+def an_item(
+    app: str = "a",
+    *,
+    metric: str = "m1",
+    milli: int = 3000,
+    window_s: int | None = None,
+    **labels: str,
+) -> Item:
+    return Item(metric, {"app": app, **labels}, milli, AT_S, window_s)
 
 
 SERIES = (
-    an_item("a", env="prod"),
-    an_item("b", milli=1500, env="prod"),
+    an_item("a", env="prod", window_s=60),
+    an_item("b", milli=1500, env="prod", window_s=0),
     an_item("c", milli=12_000_000),
 )
+
+
+async def _never() -> Told:
+    await asyncio.sleep(3600)
+    raise AssertionError("nobody waits so long")
 
 
 class Fixture:
@@ -39,7 +53,7 @@ class Fixture:
 
     version = 0
 
-    def answer(self, namespace: str, metric: str, matches: Matcher) -> Answer:
+    def answer(self, namespace: str, metric: str, matches: Matcher) -> Told | Awaitable[Told]:
         match metric:
             case "notfound":
                 group = "notfound.external.metrics.k8s.io"
@@ -48,6 +62,14 @@ class Fixture:
                 return NoPlan("backend unavailable")
             case "boom":
                 raise RuntimeError("out of luck")
+            case "internal":
+                return internal_error("unable to fetch metrics")
+            case "slow":
+                return _never()
+            case "ages":
+                return Items(SERIES, until_s=AT_S + 60)
+            case "empty" | "nilitems":
+                return Items(())
             case "big":
                 return Items(tuple(an_item(f"pod-{i:04}", metric="big") for i in range(2000)))
             case _:
@@ -55,7 +77,7 @@ class Fixture:
 
 
 @dataclass(frozen=True)
-class Told:
+class Explained:
     document: Mapping[str, Any]
     text: str
 
@@ -74,12 +96,12 @@ class FixtureDecisions:
 
     def explain(
         self, namespace: str | None = None, name: str | None = None
-    ) -> Told | NotFound | NoPlan:
+    ) -> Explained | NotFound | NoPlan:
         if name is None:
-            return Told({"variants": []}, "no variants\n")
+            return Explained({"variants": []}, "no variants\n")
         if name != "llama":
             return NotFound(f"no variant {namespace}/{name}; namespace chat has: llama")
-        return Told({"decision": {"name": name}}, "chat/llama  desired 5 → why\n")
+        return Explained({"decision": {"name": name}}, "chat/llama  desired 5 → why\n")
 
 
 def an_app(ready: Mapping[str, Check] | None = None) -> FastAPI:

@@ -41,7 +41,7 @@ async def test_the_body_is_compact_and_ends_in_a_newline() -> None:
     assert answer.text == (
         '{"kind":"ExternalMetricValueList","apiVersion":"external.metrics.k8s.io/v1beta1",'
         '"metadata":{},"items":[{"metricName":"m1","metricLabels":{"app":"a","env":"prod"},'
-        '"timestamp":"2025-01-02T03:04:05Z","value":"3"}]}\n'
+        '"timestamp":"2025-01-02T03:04:05Z","window":60,"value":"3"}]}\n'
     )
 
 

@@ -80,13 +80,7 @@ def commands() -> None:
     type=click.Path(path_type=Path),
     help="The settings; `wva-adapter config --print` shows every key.",
 )
-@click.option(
-    "--dangerously-listen-without-authentication",
-    "listen_anywhere",
-    is_flag=True,
-    help="Listen on other addresses than loopback: whoever reaches the port can read it.",
-)
-def serve(config: Path, listen_anywhere: bool) -> None:
+def serve(config: Path) -> None:
     """Run the adapter until it is told to end (SIGTERM or Ctrl-C).
 
     Example: wva-adapter serve --config wva.yaml
@@ -98,7 +92,7 @@ def serve(config: Path, listen_anywhere: bool) -> None:
     log_to_stderr()
 
     async def run() -> None:
-        adapter = Adapter(settings, folder=config.parent, listen_anywhere=listen_anywhere)
+        adapter = Adapter(settings, folder=config.parent)
         await adapter.run(_stop_on_signals())
 
     _in_loop(run)

@@ -146,10 +146,11 @@ class Envelope:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        state = scope.setdefault("state", {})
+        if scope["type"] != "http" or "audit_id" in state:
             await self._app(scope, receive, send)
             return
-        audit_id = Request(scope).headers.get("audit-id") or str(uuid.uuid4())
+        audit_id = state["audit_id"] = Request(scope).headers.get("audit-id") or str(uuid.uuid4())
         started = False
 
         async def send_with_headers(message: Message) -> None:

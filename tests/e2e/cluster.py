@@ -20,7 +20,7 @@ from typing import IO, Any
 import httpx
 import yaml
 
-from tests.e2e.pki import Authority, service_account_keys
+from tests.pki import Authority, service_account_keys
 
 HPA_SYNC_S = 5
 _READY_WITHIN_S = 60.0

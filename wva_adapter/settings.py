@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
@@ -180,14 +180,24 @@ def _key(policy_field: str) -> str:
     return policy_field.removesuffix("_s")
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(
+    path: Path, overrides: Mapping[str, Mapping[str, object]] | None = None
+) -> Settings:
     """Return the settings of a file, whole and consistent.
+
+    Args:
+        overrides: Values that win over the file's, by section and key, of the types of its fields.
 
     Raises:
         ConfigError: The file cannot be read, is not YAML, or a key or value in it is wrong; the
             message names each key, what was found and what was expected.
     """
-    return _checked(read_document(path, Settings), str(path))
+    settings = read_document(path, Settings)
+    changed = {
+        section: getattr(settings, section).model_copy(update=dict(values))
+        for section, values in (overrides or {}).items()
+    }
+    return _checked(settings.model_copy(update=changed), str(path))
 
 
 def parse_settings(text: str, name: str) -> Settings:

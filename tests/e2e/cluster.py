@@ -74,7 +74,7 @@ class ControlPlane:
         )
         front = front_authority.issue("front-proxy-client")
         public, private = service_account_keys(pki)
-        admin = self._authority.issue("admin", organization="system:masters")
+        admin = self.admin = self._authority.issue("admin", organization="system:masters")
         self.write_kubeconfig(self.kubeconfig, certificate=admin)
 
         client, peer = free_port(), free_port()

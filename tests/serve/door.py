@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ class Door:
         app: ASGIApp | None = None,
         files: Callable[[], Trust] = Trust,
         lookup: bool = True,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
         query_reads: QueryReads | None = None,
     ) -> None:
         self.api = api
@@ -50,7 +51,7 @@ class Door:
             files=files,
             lookup=lookup,
             on_client_cas=lambda pem: trust_clients(context, pem),
-            **({} if clock is None else {"clock": clock}),
+            clock=clock,
         )
         guard = self.delegation.guard(app or an_app(), query_reads=query_reads)
         self.server = Server(Envelope(guard), host="127.0.0.1", port=0, ssl_context=context)

@@ -179,8 +179,10 @@ async def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -
             Adapter(parse_settings(text, "wva.yaml"), folder=tmp_path)
 
 
-async def test_other_addresses_than_loopback_are_refused(tmp_path: Path) -> None:
+async def test_other_addresses_than_loopback_are_refused_where_nobody_is_authenticated(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "fleet.yaml").write_text("variants: []")
     text = SETTINGS.replace("listen: {port: 0}", "listen: {port: 0, address: 0.0.0.0}")
-    with pytest.raises(ConfigError, match="--dangerously-listen-without-authentication"):
+    with pytest.raises(ConfigError, match="is not a loopback address: nobody can be auth"):
         Adapter(parse_settings(text, "wva.yaml"), folder=tmp_path)

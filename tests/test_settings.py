@@ -11,7 +11,9 @@ from wva_adapter.core.policy import Policy
 from wva_adapter.documents import format_duration, parse_duration_s
 from wva_adapter.errors import ConfigError
 from wva_adapter.settings import (
+    Cluster,
     PolicySection,
+    Reader,
     Settings,
     describe_settings,
     load_settings,
@@ -37,14 +39,33 @@ def test_what_is_printed_sets_every_key_to_its_default() -> None:
     assert parse_settings(text, "printed") == Settings(static_file="fleet.yaml")
 
 
-def test_the_commented_cluster_section_works_when_uncommented() -> None:
+def test_the_commented_sections_work_when_uncommented() -> None:
     lines = [
-        line.removeprefix("# ") if line.startswith(("# cluster:", "#   ")) else line
+        line.removeprefix("# ") if line.startswith(("# cluster:", "# reader:", "#   ")) else line
         for line in describe_settings()
     ]
-    settings = parse_settings("\n".join(lines), "printed")
-    assert settings.cluster is not None
-    assert settings.cluster.kubeconfig is None
+    text = "\n".join(lines).replace("open: False", "open: True")
+    settings = parse_settings(text, "printed")
+    assert settings.cluster == Cluster()
+    assert settings.reader == Reader(open=True)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("reader: {}", "reader: want token_file or open: true, found neither"),
+        (
+            "reader: {open: true, token_file: t}",
+            "reader: want token_file or open: true, found both",
+        ),
+        (
+            "authentication: {requestheader_client_ca_file: ca.crt}",
+            "authentication.requestheader_client_ca_file without cluster: nobody could say",
+        ),
+    ],
+)
+def test_a_section_that_contradicts_itself_is_refused(section: str, message: str) -> None:
+    assert message in refused(f"{SOURCE}{section}")
 
 
 def test_the_policy_and_its_section_have_the_same_fields() -> None:

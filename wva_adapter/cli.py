@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wva_adapter import __version__
-from wva_adapter.documents import parse_duration_s
 from wva_adapter.errors import CollectError, ConfigError, WvaError
+from wva_adapter.flags import Duration, ServingCommand, overrides, serving_flags
 from wva_adapter.logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -34,22 +34,6 @@ DEFAULT_CA = "wva-adapter.certificates/ca.crt"
 _MOST_BYTES = 4 * 2**20
 
 Result = TypeVar("Result")
-
-
-class Duration(click.ParamType[float]):
-    """Seconds, written as ``60s``, ``4m`` or ``2h``."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration_s(value)
-        except ValueError as error:
-            self.fail(f"found {value!r}, {error}", param, ctx)
 
 
 class VariantName(click.ParamType[tuple[str, str]]):
@@ -72,7 +56,7 @@ def commands() -> None:
     """How many replicas every variant of an LLM deployment should have: decided, explained, served."""
 
 
-@commands.command()
+@commands.command(cls=ServingCommand)
 @click.option(
     "--config",
     "config",
@@ -80,13 +64,8 @@ def commands() -> None:
     type=click.Path(path_type=Path),
     help="The settings; `wva-adapter config --print` shows every key.",
 )
-@click.option(
-    "--dangerously-listen-without-authentication",
-    "listen_anywhere",
-    is_flag=True,
-    help="Listen on other addresses than loopback: whoever reaches the port can read it.",
-)
-def serve(config: Path, listen_anywhere: bool) -> None:
+@serving_flags
+def serve(config: Path, **flags: Any) -> None:
     """Run the adapter until it is told to end (SIGTERM or Ctrl-C).
 
     Example: wva-adapter serve --config wva.yaml
@@ -94,11 +73,11 @@ def serve(config: Path, listen_anywhere: bool) -> None:
     from wva_adapter.runtime import Adapter
     from wva_adapter.settings import load_settings
 
-    settings = load_settings(config)
+    settings = load_settings(config, overrides(flags))
     log_to_stderr()
 
     async def run() -> None:
-        adapter = Adapter(settings, folder=config.parent, listen_anywhere=listen_anywhere)
+        adapter = Adapter(settings, folder=config.parent)
         await adapter.run(_stop_on_signals())
 
     _in_loop(run)

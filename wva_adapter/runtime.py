@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from wva_adapter.collect.assemble import ReplicaView, Source, VariantView, assemble
@@ -19,13 +20,19 @@ from wva_adapter.core.planner import plan
 from wva_adapter.core.saturation import crosses
 from wva_adapter.core.snapshot import ReplicaSample, Snapshot
 from wva_adapter.errors import ClusterError
+from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
-from wva_adapter.serve.envelope import RequestMetrics
+from wva_adapter.serve.delegation import Delegation
+from wva_adapter.serve.delegation import Memory as ReviewMemory
+from wva_adapter.serve.envelope import Envelope, RequestMetrics
 from wva_adapter.serve.hot import MetricReads
+from wva_adapter.serve.identity import IdentityHeaders
+from wva_adapter.serve.reader import ReaderDoor, TokenFile
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import serving_context
+from wva_adapter.serve.tls import serving_context, trust_clients
+from wva_adapter.serve.trust import trust_of_files
 from wva_adapter.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,7 +48,6 @@ class Adapter:
     Args:
         settings: What the operator wrote.
         folder: Relative paths in the settings start here.
-        listen_anywhere: Listen on other addresses than loopback although nobody is authenticated.
         clock: Unix time; a faster one makes windows and ages pass faster.
         speed: Seconds of ``clock`` per second of the event loop; periods shrink by it.
 
@@ -54,7 +60,6 @@ class Adapter:
         settings: Settings,
         *,
         folder: Path,
-        listen_anywhere: bool = False,
         clock: Callable[[], float] = time.time,
         speed: float = 1.0,
     ) -> None:
@@ -103,18 +108,34 @@ class Adapter:
             metrics=self._telemetry.page,
             ready={"informer-sync": self._cluster_problem, "engine": self.board.problem},
         )
+        self._delegation = _delegation(
+            settings, folder, on_client_cas=lambda pem: trust_clients(context, pem)
+        )
+        guard = None if self._delegation is None else self._delegation.guard
         self.server = Server(
             in_front(
                 app,
                 reads,
+                guard=guard,
                 metrics=RequestMetrics(self._telemetry.registry),
                 audit=settings.audit_log,
             ),
             host=settings.listen.address,
             port=settings.listen.port,
             ssl_context=context,
-            listen_anywhere=listen_anywhere,
+            listen_anywhere=self._delegation is not None,
         )
+        self.reader: Server | None = None
+        if settings.reader is not None:
+            token_file = _below(folder, settings.reader.token_file)
+            token = None if token_file is None else TokenFile(token_file)
+            self.reader = Server(
+                Envelope(ReaderDoor(app, token)),
+                host=settings.reader.address,
+                port=settings.reader.port,
+                ssl_context=context,
+                listen_anywhere=True,
+            )
 
     @property
     def plan(self) -> Plan | None:
@@ -134,10 +155,15 @@ class Adapter:
         """
         await self.server.start()
         log.info("serving", extra={"url": self.server.url})
+        if self.reader is not None:
+            await self.reader.start()
+            log.info("serving readers", extra={"url": self.reader.url})
         work = [
             asyncio.create_task(self._scraper.run(), name="scrape"),
             asyncio.create_task(self._decide_forever(), name="decide"),
         ]
+        if self._delegation is not None:
+            work.append(asyncio.create_task(self._delegation.run(), name="delegation"))
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             done, _ = await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -150,6 +176,8 @@ class Adapter:
             await asyncio.gather(*work, stopping, return_exceptions=True)
             if self._cluster is not None:
                 await self._cluster.stop()
+            if self.reader is not None:
+                await self.reader.stop()
             await self.server.stop()
 
     async def _decide_forever(self) -> None:
@@ -181,6 +209,8 @@ class Adapter:
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def _cluster_problem(self) -> str | None:
+        if self._delegation is not None and (problem := self._delegation.problem()):
+            return problem
         return None if self._in_step else "the cluster has not been listed yet"
 
     def _decide(self) -> None:
@@ -206,6 +236,39 @@ class Adapter:
 
 def _below(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / name
+
+
+def _delegation(
+    settings: Settings, folder: Path, *, on_client_cas: Callable[[bytes], None]
+) -> Delegation | None:
+    """Return who decides on callers; ``None`` where nobody can, so that the port stays loopback's."""
+    wanted, cluster = settings.authentication, settings.cluster
+    if cluster is None and wanted.client_ca_file is None:
+        return None
+    headers = IdentityHeaders(
+        wanted.requestheader_username_headers,
+        wanted.requestheader_group_headers,
+        wanted.requestheader_extra_headers_prefix,
+        wanted.requestheader_uid_headers,
+    )
+    return Delegation(
+        None if cluster is None else KubernetesApi(_below(folder, cluster.kubeconfig)),
+        files=partial(
+            trust_of_files,
+            client_ca_file=_below(folder, wanted.client_ca_file),
+            requestheader_client_ca_file=_below(folder, wanted.requestheader_client_ca_file),
+            allowed_names=wanted.requestheader_allowed_names,
+            headers=headers,
+        ),
+        lookup=not wanted.skip_lookup,
+        on_client_cas=on_client_cas,
+        memory=ReviewMemory(
+            wanted.token_webhook_cache_ttl,
+            wanted.authorized_cache_ttl,
+            wanted.unauthorized_cache_ttl,
+        ),
+        always_allowed=wanted.always_allow_paths,
+    )
 
 
 def _log_changes(before: Plan | None, after: Plan) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
@@ -48,6 +48,60 @@ class Cluster(Section):
     namespaces: Names = Field((), description="Namespaces to look at; empty means all")
 
 
+class Authentication(Section):
+    """Who may ask: what kube-apiserver tells its extension servers, unless said otherwise here"""
+
+    skip_lookup: bool = Field(
+        False,
+        description="Do not read ConfigMap kube-system/extension-apiserver-authentication",
+    )
+    client_ca_file: str | None = Field(
+        None, description="CA (PEM) of clients' own certificates, instead of the ConfigMap's"
+    )
+    requestheader_client_ca_file: str | None = Field(
+        None, description="CA (PEM) of the front proxy, instead of all the ConfigMap says of it"
+    )
+    requestheader_allowed_names: Names = Field(
+        (), description="Common names that the front proxy may have; empty means any"
+    )
+    requestheader_username_headers: Names = Field(
+        ("x-remote-user",), description="Headers in which it says the user's name"
+    )
+    requestheader_group_headers: Names = Field(
+        ("x-remote-group",), description="Headers in which it says the user's groups"
+    )
+    requestheader_extra_headers_prefix: Names = Field(
+        ("x-remote-extra-",), description="Beginnings of headers in which it says further claims"
+    )
+    requestheader_uid_headers: Names = Field(
+        (), description="Headers in which it says the user's uid; empty means none"
+    )
+    token_webhook_cache_ttl: Duration = Field(
+        10.0, description="How long a token's review holds, good or bad; 0s asks every time"
+    )
+    authorized_cache_ttl: Duration = Field(
+        10.0, description="How long a granted access holds; 0s asks every time"
+    )
+    unauthorized_cache_ttl: Duration = Field(
+        10.0, description="How long a denied access holds; 0s asks every time"
+    )
+    always_allow_paths: Names = Field(
+        ("/healthz", "/readyz", "/livez"),
+        description="Paths that need no permission; one that ends in * is a beginning",
+    )
+
+
+class Reader(Section):
+    """A second port that only reads, for KEDA and Prometheus: counts, queries, metrics, health"""
+
+    address: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(6444, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    token_file: str | None = Field(
+        None, description="File of the bearer token that a reader must have"
+    )
+    open: bool = Field(False, description="Let everybody read who reaches the port")
+
+
 class PolicySection(Section):
     """How to decide"""
 
@@ -89,6 +143,8 @@ class Settings(Section):
     listen: Listen = Listen()
     tls: Tls = Tls()
     cluster: Cluster | None = None
+    authentication: Authentication = Authentication()
+    reader: Reader | None = None
     static_file: str | None = Field(
         None, description="File of variants and replica URLs, relative to this file's folder"
     )
@@ -127,14 +183,24 @@ def _key(policy_field: str) -> str:
     return policy_field.removesuffix("_s")
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(
+    path: Path, overrides: Mapping[str, Mapping[str, object]] | None = None
+) -> Settings:
     """Return the settings of a file, whole and consistent.
+
+    Args:
+        overrides: Values that win over the file's, by section and key, of the types of its fields.
 
     Raises:
         ConfigError: The file cannot be read, is not YAML, or a key or value in it is wrong; the
             message names each key, what was found and what was expected.
     """
-    return _checked(read_document(path, Settings), str(path))
+    settings = read_document(path, Settings)
+    changed = {
+        section: getattr(settings, section).model_copy(update=dict(values))
+        for section, values in (overrides or {}).items()
+    }
+    return _checked(settings.model_copy(update=changed), str(path))
 
 
 def parse_settings(text: str, name: str) -> Settings:
@@ -165,6 +231,16 @@ def _checked(settings: Settings, name: str) -> Settings:
         raise ConfigError(f"{name}: tls.key_file without tls.cert_file: want both or neither")
     if settings.tls.cert_file is not None and settings.tls.key_file is None:
         raise ConfigError(f"{name}: tls.cert_file without tls.key_file: want both or neither")
+    reader = settings.reader
+    if reader is not None and (reader.token_file is None) != reader.open:
+        found = "neither" if reader.token_file is None else "both"
+        raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
+    authentication = settings.authentication
+    if settings.cluster is None and authentication.requestheader_client_ca_file is not None:
+        raise ConfigError(
+            f"{name}: authentication.requestheader_client_ca_file without cluster: nobody could "
+            "say what the proxy's users may do; want cluster, or client_ca_file alone"
+        )
     return settings
 
 
@@ -200,7 +276,7 @@ def _written(field: FieldInfo) -> str:
     if default is None:
         return "null"
     if isinstance(default, tuple):
-        return "[]"
+        return f"[{', '.join(default)}]"
     if _is_duration(field):
         return format_duration(default)
     return str(default)

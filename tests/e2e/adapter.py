@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -161,12 +162,23 @@ class AdapterProcess:
         """Return the last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    async def get(self, path: str) -> httpx.Response:
-        """Ask the process itself, past the API server."""
+    async def get(
+        self, path: str, *, token: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """Ask the process itself, past the API server: with this token or, without, as the admin.
+
+        Args:
+            headers: Asks as nobody, with these.
+        """
         ca = self._folder / "certificates" / "ca.crt"
         context = ssl.create_default_context(cafile=str(ca))
+        said = {"Accept": "application/json", **(headers or {})}
+        if token is not None:
+            said["Authorization"] = f"Bearer {token}"
+        elif headers is None:
+            context.load_cert_chain(*self._plane.admin)
         async with httpx.AsyncClient(verify=context, timeout=5, trust_env=False) as client:
-            return await client.get(self.url + path, headers={"Accept": "application/json"})
+            return await client.get(self.url + path, headers=said)
 
     async def explain(self, namespace: str, variant: str) -> Any:
         """Return what the adapter says about its decision on a variant."""

@@ -20,7 +20,7 @@ from typing import IO, Any
 import httpx
 import yaml
 
-from tests.e2e.pki import Authority, service_account_keys
+from tests.pki import Authority, service_account_keys
 
 HPA_SYNC_S = 5
 _READY_WITHIN_S = 60.0
@@ -74,7 +74,7 @@ class ControlPlane:
         )
         front = front_authority.issue("front-proxy-client")
         public, private = service_account_keys(pki)
-        admin = self._authority.issue("admin", organization="system:masters")
+        admin = self.admin = self._authority.issue("admin", organization="system:masters")
         self.write_kubeconfig(self.kubeconfig, certificate=admin)
 
         client, peer = free_port(), free_port()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import pytest
 
@@ -75,3 +77,48 @@ async def test_the_adapter_is_installed_with_rights_to_read_and_no_others(
     # Its namespace admits only restricted pods: that there is one proves its security context.
     pods = await control_plane.get("pods", "-n", NAMESPACE)
     assert len(pods["items"]) == 1
+
+
+async def test_whoever_comes_past_the_api_server_is_held_to_the_same_rules(
+    control_plane: ControlPlane, adapter: AdapterProcess, make_stage: MakeStage
+) -> None:
+    stage = await make_stage("asking", maxima={CHEAP: 2, DEAR: 2})
+    await adapter.until_served(stage.namespace, CHEAP)
+    path = (
+        f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{stage.namespace}/wva_desired_replicas"
+    )
+
+    forged = {"X-Remote-User": "admin", "X-Remote-Group": "system:masters"}
+    answer = await adapter.get(path, headers=forged)
+    assert answer.status_code == 403
+    assert 'User "system:anonymous" cannot list' in answer.json()["message"]
+    assert (await adapter.get(path, token="no-such-token")).status_code == 401
+
+    async def token_of(account: str, namespace: str) -> str:
+        printed = await control_plane.kubectl("create", "token", account, "-n", namespace)
+        return printed.strip()
+
+    reader = await token_of("horizontal-pod-autoscaler", "kube-system")
+    assert (await adapter.get(path, token=reader)).status_code == 200
+    assert (await adapter.get("/metrics", token=reader)).status_code == 403
+
+    stranger = await token_of("default", stage.namespace)
+    desired = f"/v1/desired/{stage.namespace}/{CHEAP}"
+    answer = await adapter.get(desired, token=stranger)
+    assert answer.status_code == 403
+    assert f'in the namespace "{stage.namespace}"' in answer.json()["message"]
+    # A role of this namespace, bound in it, is all that KEDA's trigger needs.
+    await control_plane.kubectl(
+        "create",
+        "rolebinding",
+        "reads-counts",
+        "-n",
+        stage.namespace,
+        "--clusterrole=wva-adapter-external-metrics-reader",
+        f"--serviceaccount={stage.namespace}:default",
+    )
+    # A denied access is asked for anew after ten seconds.
+    deadline = time.monotonic() + 15
+    while (await adapter.get(desired, token=stranger)).status_code != 200:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.5)

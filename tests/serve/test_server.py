@@ -121,18 +121,18 @@ async def test_the_port_is_held_from_the_construction_on(directory: Path) -> Non
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-async def test_other_addresses_than_loopback_are_refused_without_the_flag(
+async def test_other_addresses_than_loopback_are_refused_where_nobody_is_authenticated(
     directory: Path, host: str
 ) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"is not a loopback address: until callers are authenticated, want 127\.0\.0\.1 or "
-        r"::1 \(--dangerously-listen-without-authentication",
+        match=r"is not a loopback address: nobody can be authenticated without cluster or "
+        r"authentication\.client_ca_file, so want one of them, or 127\.0\.0\.1 or ::1",
     ):
         a_server(directory, host=host)
 
 
-async def test_the_flag_named_for_its_danger_listens_anywhere(directory: Path) -> None:
+async def test_a_port_that_authenticates_listens_anywhere(directory: Path) -> None:
     context = server_context(own_pair(directory, ("wva.default.svc",), datetime.now(UTC)))
     server = Server(an_app(), host="0.0.0.0", port=0, ssl_context=context, listen_anywhere=True)
     async with (

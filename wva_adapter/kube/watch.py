@@ -74,6 +74,7 @@ class Watch(Generic[Kind]):
         path: Of the resource: ``/apis/apps/v1/deployments``.
         shape: What to decode of each object.
         on_change: Called after each change of ``objects``, with what changed.
+        field_selector: Which of them; empty means all.
         turn_s: How long one watch request lasts. A connection that died silently is noticed
             when its turn is over.
         clock: Seconds on any scale, such as ``time.monotonic``.
@@ -87,9 +88,11 @@ class Watch(Generic[Kind]):
         *,
         on_change: Callable[[], None],
         clock: Callable[[], float],
+        field_selector: str = "",
         turn_s: float = 60.0,
     ) -> None:
         self.path = path
+        self._selected: dict[str, str] = {"fieldSelector": field_selector} if field_selector else {}
         self.objects: dict[ObjectKey, Kind] = {}
         self._api = api
         self._decode = msgspec.json.Decoder(shape).decode
@@ -156,7 +159,7 @@ class Watch(Generic[Kind]):
     async def _list(self) -> None:
         """Replace all objects, once the last page has come."""
         found: dict[ObjectKey, Kind] = {}
-        query: dict[str, str | int] = {"limit": _PAGE_SIZE}
+        query: dict[str, str | int] = {"limit": _PAGE_SIZE, **self._selected}
         while True:
             try:
                 async with self._api.get(self.path, query, timeout_s=60) as response:
@@ -186,6 +189,7 @@ class Watch(Generic[Kind]):
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
             "timeoutSeconds": max(1, round(self._turn_s)),
+            **self._selected,
         }
         try:
             async with self._api.get(self.path, query, timeout_s=1.2 * self._turn_s) as response:

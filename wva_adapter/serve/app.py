@@ -140,7 +140,7 @@ def in_front(
     app: FastAPI,
     reads: MetricReads,
     *,
-    guard: Callable[[ASGIApp], ASGIApp] = lambda inner: inner,
+    guard: Callable[[ASGIApp], ASGIApp] | None = None,
     metrics: RequestMetrics | None = None,
     audit: bool = False,
 ) -> ASGIApp:
@@ -149,9 +149,10 @@ def in_front(
     From the outside in: the envelope, the guard, the read path, FastAPI.
 
     Args:
-        guard: Adds the layer that lets nobody in who may not.
+        guard: Adds the layer that lets nobody in who may not; ``None`` lets everybody in.
     """
-    return Envelope(guard(HotPath(app, reads)), metrics=metrics, audit=audit)
+    inside = HotPath(app, reads)
+    return Envelope(inside if guard is None else guard(inside), metrics=metrics, audit=audit)
 
 
 def _decisions_router(decisions: Decisions) -> APIRouter:

@@ -220,6 +220,6 @@ def _written(caller: Caller, document: Document, media_type: str, *, code: int) 
         body = encode(document, pretty=caller.wants_pretty)
     headers = {"content-type": media_type}
     if len(body) > _GZIP_FROM_BYTES and "gzip" in caller.accept_encoding:
-        body = gzip.compress(body, compresslevel=1)
+        body = gzip.compress(body, compresslevel=1, mtime=0)
         headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
     return Reply.of(code, body, headers)

@@ -15,8 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from wva_adapter.errors import ConfigError
+from wva_adapter.serve.peer import PeerProtocol
 
-DANGER_FLAG: Final = "--dangerously-listen-without-authentication"
 # Clients of Kubernetes keep an idle connection for 90 s; one that closes earlier races them.
 _KEEP_ALIVE_S: Final = 120
 _BACKLOG: Final = 2048
@@ -27,8 +27,8 @@ class Server:
 
     Args:
         port: 0 takes a free one, which ``port`` then tells.
-        listen_anywhere: Listen on other addresses than loopback although callers are not
-            authenticated.
+        listen_anywhere: Callers are authenticated, or need not be: listen on other addresses than
+            loopback too.
 
     Raises:
         ConfigError: The address is not loopback, does not exist, or its port is in use.
@@ -48,7 +48,7 @@ class Server:
         self._port: int = self._socket.getsockname()[1]
         self._config = uvicorn.Config(
             app,
-            http="httptools",
+            http=PeerProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -125,8 +125,8 @@ def _listen(host: str, port: int, *, anywhere: bool) -> socket.socket:
         ) from error
     if not anywhere and not ipaddress.ip_address(str(address[0])).is_loopback:
         raise ConfigError(
-            f"{host} is not a loopback address: until callers are authenticated, want 127.0.0.1 "
-            f"or ::1 ({DANGER_FLAG} listens there nonetheless)"
+            f"{host} is not a loopback address: nobody can be authenticated without cluster or "
+            "authentication.client_ca_file, so want one of them, or 127.0.0.1 or ::1"
         )
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

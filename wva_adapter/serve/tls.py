@@ -119,6 +119,19 @@ def server_context(pair: ServingPair) -> ssl.SSLContext:
     return context
 
 
+def trust_clients(context: ssl.SSLContext, pem: bytes) -> None:
+    """Ask clients for a certificate, and believe those that these authorities signed."""
+    if not pem:
+        return
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # As in Kubernetes, any certificate of a bundle is an anchor.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    # A resumed session carries no verified chain.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.load_verify_locations(cadata=pem.decode("ascii"))
+
+
 def _own_authority(directory: Path, now: datetime) -> CertificateAuthority:
     cert_file, key_file = directory / "ca.crt", directory / "ca.key"
     if cert_file.exists() or key_file.exists():

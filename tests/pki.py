@@ -1,4 +1,4 @@
-"""Certificates of a control plane: who its parts are to each other."""
+"""Certificates of a control plane and of those who call it: who they are to each other."""
 
 from __future__ import annotations
 
@@ -39,14 +39,27 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
     def issue(
-        self, name: str, *, organization: str | None = None, hosts: Sequence[str] = ()
+        self,
+        name: str,
+        *,
+        organization: str | None = None,
+        hosts: Sequence[str] = (),
+        for_clients: bool = True,
+        expires_in: timedelta = timedelta(days=1),
+        stem: str | None = None,
     ) -> tuple[Path, Path]:
-        """Return the files of a new certificate and its key, for a client and for these hosts."""
+        """Return the files of a new certificate and its key, for a client and for these hosts.
+
+        Args:
+            expires_in: Below 0, it has expired.
+            stem: Of the files' names, where another one's could be the same.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
-        draft = _draft(_subject(name, organization), self._name, key.public_key())
-        if hosts:
+        uses = [ExtendedKeyUsageOID.CLIENT_AUTH] if for_clients else []
+        draft = _draft(_subject(name, organization), self._name, key.public_key(), expires_in)
+        if hosts or not for_clients:
             uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        if hosts:
             draft = draft.add_extension(
                 x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
             )
@@ -59,7 +72,7 @@ class Authority:
             )
             .sign(self._key, SHA256())
         )
-        stem = name.replace(":", "-")
+        stem = stem or name.replace(":", "-")
         cert_file, key_file = self._folder / f"{stem}.crt", self._folder / f"{stem}.key"
         cert_file.write_bytes(certificate.public_bytes(Encoding.PEM))
         _write_private(key_file, key)
@@ -83,7 +96,10 @@ def _write_private(file: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateK
 
 
 def _draft(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    expires_in: timedelta = timedelta(days=1),
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return x509.CertificateBuilder(
@@ -91,13 +107,13 @@ def _draft(
         subject_name=subject,
         public_key=key,
         serial_number=x509.random_serial_number(),
-        not_valid_before=now - timedelta(minutes=5),
-        not_valid_after=now + timedelta(days=1),
+        not_valid_before=now - timedelta(days=1),
+        not_valid_after=now + expires_in,
     )
 
 
 def _subject(name: str, organization: str | None = None) -> x509.Name:
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
     if organization is not None:
         attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
     return x509.Name(attributes)

@@ -1,0 +1,148 @@
+"""The door of the port: who asks, and whether it may, before anything else looks at a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wva_adapter.serve.attributes import (
+    QUERY_PATH,
+    QueryReads,
+    attributes_of,
+    attributes_of_query,
+)
+from wva_adapter.serve.authentication import Authenticator
+from wva_adapter.serve.authorization import Authorizer, impersonation_refused
+from wva_adapter.serve.identity import Headers, User
+from wva_adapter.serve.negotiation import refuse
+from wva_adapter.serve.wire import Refusal
+
+_FORM: Final = "application/x-www-form-urlencoded"
+UNAUTHORIZED: Final = Refusal(401, "Unauthorized", "Unauthorized")
+TOO_LARGE: Final = Refusal(413, "the query's form is larger than 64 KiB", "RequestEntityTooLarge")
+TOO_SLOW: Final = Refusal(408, "the query's form did not arrive within 10 s", "Timeout")
+NO_FORM: Final = Refusal(
+    415, f"the query's body is no form: want content-type {_FORM}", "UnsupportedMediaType"
+)
+_IMPERSONATE: Final = b"impersonate-"
+_MOST_FORM_BYTES: Final = 64 * 1024
+_FORM_TIMEOUT_S: Final = 10.0
+
+
+class Guard:
+    """Lets through what is known and allowed; the application learns who it is, and not how.
+
+    The user is in ``scope["state"]["user"]``; every header by which one is known is taken out.
+
+    Args:
+        query_reads: What a query of ``/api/v1/query`` reads.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        *,
+        query_reads: QueryReads | None = None,
+    ) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        self._query_reads = query_reads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        names, prefixes = self._authenticator.names, (*self._authenticator.prefixes, _IMPERSONATE)
+        said: list[tuple[bytes, bytes]] = []
+        rest: list[tuple[bytes, bytes]] = []
+        for header in scope["headers"]:
+            name = header[0]
+            (said if name in names or name.startswith(prefixes) else rest).append(header)
+        peer = scope.get("extensions", {}).get("tls", {}).get("peer")
+        user = await self._authenticator.authenticate(peer, said)
+        if user is None:
+            await _answer(UNAUTHORIZED, scope, receive, send)
+            return
+        for name, _ in said:
+            if name.startswith(_IMPERSONATE):
+                await _answer(impersonation_refused(name), scope, receive, send)
+                return
+        scope["headers"] = rest
+        scope.setdefault("state", {})["user"] = user
+        if scope["path"] == QUERY_PATH and scope["method"] in ("GET", "HEAD", "POST"):
+            refusal, receive = await self._refuse_query(user, scope, receive)
+        else:
+            wanted = attributes_of(scope["method"], scope["path"], scope["query_string"])
+            refusal = await self._authorizer.refusal(user, wanted)
+        if refusal is not None:
+            await _answer(refusal, scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _refuse_query(
+        self, user: User, scope: Scope, receive: Receive
+    ) -> tuple[Refusal | None, Receive]:
+        """Return why the query may not be asked, if so, and where the application reads its form."""
+        queries = parse_qs(scope["query_string"].decode("latin-1")).get("query", [])
+        if scope["method"] == "POST":
+            form = await _form(receive)
+            if isinstance(form, Refusal):
+                return form, receive
+            if form and not _is_form(scope["headers"]):
+                return NO_FORM, receive
+            queries += parse_qs(form.decode("latin-1")).get("query", [])
+            receive = _replay(form, receive)
+        for wanted in attributes_of_query(queries, self._query_reads):
+            refusal = await self._authorizer.refusal(user, wanted)
+            if refusal is not None:
+                return refusal, receive
+        return None, receive
+
+
+async def _answer(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    response = refuse(Request(scope), refusal)
+    if refusal.code == 403:
+        response.headers["X-Content-Type-Options"] = "nosniff"
+    await response(scope, receive, send)
+
+
+def _is_form(headers: Headers) -> bool:
+    # Whatever is read as a query must have been looked at here.
+    said = [value for name, value in headers if name == b"content-type"]
+    return len(said) == 1 and said[0].partition(b";")[0].strip().lower() == _FORM.encode()
+
+
+async def _form(receive: Receive) -> bytes | Refusal:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_FORM_TIMEOUT_S):
+            while True:
+                message: dict[str, Any] = dict(await receive())
+                body += message.get("body", b"")
+                if len(body) > _MOST_FORM_BYTES:
+                    return TOO_LARGE
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        return TOO_SLOW
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives the whole body once and then goes on with the other."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

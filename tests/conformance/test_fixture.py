@@ -52,6 +52,8 @@ def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fixture]:
     finally:
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(10) == 0
+        assert running.process.stdout is not None
+        running.process.stdout.close()
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ class Adapter:
             names=settings.tls.names,
         )
         reads = MetricReads(self.board, clock=clock)
+        self._requests = RequestMetrics()
+        self._telemetry.registry.register(self._requests)
         app = create_app(
             reads,
             self.board,
@@ -117,7 +119,7 @@ class Adapter:
                 app,
                 reads,
                 guard=guard,
-                metrics=RequestMetrics(self._telemetry.registry),
+                metrics=self._requests,
                 audit=settings.audit_log,
             ),
             host=settings.listen.address,

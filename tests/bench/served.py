@@ -15,7 +15,6 @@ from typing import Literal
 
 import uvloop
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from starlette.types import ASGIApp
 
@@ -77,7 +76,7 @@ async def serve(folder: Path, stop: asyncio.Event) -> None:
     authenticator, authorizer = Authenticator(reviews, trust), Authorizer(reviews)
     reads = MetricReads(FixtureMetrics(), clock=lambda: AT_S)
     app = create_app(reads, Board(60.0, lambda: AT_S), metrics=bytes, ready={})
-    metrics = RequestMetrics(CollectorRegistry())
+    metrics = RequestMetrics()
     ports: tuple[ASGIApp, ...] = (
         in_front(
             app,

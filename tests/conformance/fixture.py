@@ -151,12 +151,14 @@ async def serve(pki: Path, port: int, stop: asyncio.Event) -> None:
     reads = MetricReads(FixtureMetrics(), clock=lambda: AT_S)
     board = Board(60.0, lambda: AT_S)
     telemetry = Telemetry(board, clock=lambda: AT_S)
+    requests = RequestMetrics()
+    telemetry.registry.register(requests)
     app = create_app(reads, board, metrics=telemetry.page, ready={"informer-sync": lambda: None})
     port_app = in_front(
         app,
         reads,
         guard=lambda inside: Guard(inside, authenticator, authorizer),
-        metrics=RequestMetrics(telemetry.registry),
+        metrics=requests,
     )
     server = Server(
         port_app, host="127.0.0.1", port=port, ssl_context=context, listen_anywhere=True

@@ -56,7 +56,9 @@ async def test_more_requests_at_once_than_allowed_are_told_to_come_again() -> No
 
 async def test_requests_are_counted_under_the_names_that_dashboards_know() -> None:
     registry = CollectorRegistry()
-    port = in_front(an_app(), reads(), metrics=RequestMetrics(registry))
+    requests = RequestMetrics()
+    registry.register(requests)
+    port = in_front(an_app(), reads(), metrics=requests)
     async with a_client_of(port) as client:
         await client.get(f"{NAMESPACE}/m1")
         await client.get(f"{NAMESPACE}/notfound")
@@ -78,7 +80,9 @@ async def test_requests_are_counted_under_the_names_that_dashboards_know() -> No
 
 async def test_methods_that_nobody_knows_make_no_series_of_their_own() -> None:
     registry = CollectorRegistry()
-    port = in_front(an_app(), reads(), metrics=RequestMetrics(registry))
+    requests = RequestMetrics()
+    registry.register(requests)
+    port = in_front(an_app(), reads(), metrics=requests)
     async with a_client_of(port) as client:
         for number in range(5):
             await client.request(f"BREW{number}", VERSION)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Authenticator:
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._reviews = reviews
+        self._clock = clock
         self._unix_time = unix_time
         self._tokens: Remembered[bytes, User | None] = Remembered(
             lambda _: token_cache_s, clock=clock
@@ -97,6 +99,13 @@ class Authenticator:
             return None if user is None else with_authenticated(user)
         return None if failed else ANONYMOUS
 
+    def until_s(self, peer: Peer | None, headers: Headers) -> float:
+        """Return until when, on the clock's scale, this caller is who it was found to be."""
+        if peer is not None and (peer, tuple(headers)) in self._named:
+            return self._clock() + peer.expires_s - self._unix_time()
+        token = bearer_token(headers)
+        return self._tokens.until_s(self._token_key(token)) if token else math.inf
+
     def _by_certificate(self, peer: Peer, headers: Headers) -> tuple[User | None, bool]:
         """Return the user, and whether something about the certificate was wrong."""
         if peer.expires_s <= self._unix_time():
@@ -123,8 +132,11 @@ class Authenticator:
             self._named.clear()
         self._named[peer, said] = user
 
+    def _token_key(self, token: bytes) -> bytes:
+        return hmac.digest(self._hash_key, token, "sha256")
+
     async def _by_token(self, token: bytes) -> User | None:
-        key = hmac.digest(self._hash_key, token, "sha256")
+        key = self._token_key(token)
         known = self._tokens.get(key)
         if known is not None:
             return known[0]

@@ -94,6 +94,22 @@ def refusal_of(answer: NotFound | NoPlan) -> Refusal:
     return unavailable(answer.message)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer with items, as bytes.
+
+    Attributes:
+        version: The provider's when it was made.
+        from_s: Unix time of its making.
+        until_s: Unix time from which it is too old.
+    """
+
+    version: int
+    from_s: float
+    until_s: float
+    reply: Reply
+
+
 class MetricReads:
     """The read path.
 
@@ -116,19 +132,24 @@ class MetricReads:
         self._provider = provider
         self._clock = clock
         self._elsewhere = elsewhere
-        self._kept: dict[tuple[str, str, Caller], tuple[float, float, Reply]] = {}
-        self._kept_version = -1
+        self._kept: dict[tuple[str, str, Caller], Kept] = {}
+
+    def is_fresh(self, kept: Kept) -> bool:
+        """Return whether the provider would say the same now."""
+        # Before its making the clock was set back, and how old an answer is nobody knows.
+        return (
+            kept.version == self._provider.version and kept.from_s <= self._clock() < kept.until_s
+        )
+
+    def kept(self, asked: Asked) -> Kept | None:
+        """Return the answer that is kept for the same question, fresh or not."""
+        return self._kept.get((asked.namespace, asked.metric, asked.caller))
 
     async def __call__(self, asked: Asked) -> Reply:
         """Return the answer to send."""
-        key = (asked.namespace, asked.metric, asked.caller)
-        if self._kept_version != self._provider.version:
-            self._kept.clear()
-            self._kept_version = self._provider.version
-        kept = self._kept.get(key)
-        # Below its making the clock was set back, and how old an answer is nobody knows.
-        if kept is not None and kept[0] <= self._clock() < kept[1]:
-            return kept[2]
+        kept = self.kept(asked)
+        if kept is not None and self.is_fresh(kept):
+            return kept.reply
         options = read_options(asked.caller.query)
         if isinstance(options, Refusal):
             return reply(asked.caller, options)
@@ -136,9 +157,9 @@ class MetricReads:
             asked.metric, str(options.selector)
         ):
             return await self._elsewhere.reply(asked)
-        return await self._own(asked, options, key)
+        return await self._own(asked, options)
 
-    async def _own(self, asked: Asked, options: ListOptions, key: tuple[str, str, Caller]) -> Reply:
+    async def _own(self, asked: Asked, options: ListOptions) -> Reply:
         version = self._provider.version
         told = self._provider.answer(asked.namespace, asked.metric, options.selector)
         if isawaitable(told):
@@ -152,10 +173,11 @@ class MetricReads:
         if not isinstance(told, Items):
             return reply(asked.caller, refusal_of(told))
         written = reply(asked.caller, value_list(told.items))
-        if version == self._kept_version and written.code == 200:
+        if written.code == 200:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            self._kept[key] = (self._clock(), told.until_s, written)
+            key = (asked.namespace, asked.metric, asked.caller)
+            self._kept[key] = Kept(version, self._clock(), told.until_s, written)
         return written
 
 
@@ -170,10 +192,19 @@ class HotPath:
         if scope["type"] == "http" and scope["method"] == "GET":
             path: str = scope["path"]
             if path.startswith(_PREFIX):
+                # The guard recognises a request that it let through before; with it goes its answer.
+                passed = scope.get("state", {}).get("passed")
+                kept = None if passed is None else passed.kept
+                if kept is not None and self._reads.is_fresh(kept):
+                    await kept.reply(scope, receive, send)
+                    return
                 namespace, _, rest = path[len(_PREFIX) :].partition("/")
                 metric = rest.removesuffix("/")
                 if namespace and metric and "/" not in metric:
-                    answer = await self._reads(_asked(scope, namespace, metric))
+                    asked = _asked(scope, namespace, metric)
+                    answer = await self._reads(asked)
+                    if passed is not None:
+                        passed.kept = self._reads.kept(asked)
                     await answer(scope, receive, send)
                     return
         await self._app(scope, receive, send)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -233,6 +234,11 @@ class Remembered(Generic[Key, Value]):
             return None
         self._answers.move_to_end(key)
         return (found[1],)
+
+    def until_s(self, key: Key) -> float:
+        """Return until when the answer holds, on the clock's scale; minus infinity if there is none."""
+        found = self._answers.get(key)
+        return -math.inf if found is None else found[0]
 
     async def ask(self, key: Key, question: Callable[[], Awaitable[Value]]) -> Value:
         """Return the answer to a question; who asks the same meanwhile gets the same answer.

@@ -29,6 +29,7 @@ from wva_adapter.serve.delegation import Memory as ReviewMemory
 from wva_adapter.serve.envelope import Envelope, RequestMetrics
 from wva_adapter.serve.hot import MetricReads
 from wva_adapter.serve.identity import IdentityHeaders
+from wva_adapter.serve.promql import query_reads
 from wva_adapter.serve.reader import ReaderDoor, TokenFile
 from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import serving_context, trust_clients
@@ -109,11 +110,16 @@ class Adapter:
             self.board,
             metrics=self._telemetry.page,
             ready={"informer-sync": self._cluster_problem, "engine": self.board.problem},
+            series=self.board,
         )
         self._delegation = _delegation(
             settings, folder, on_client_cas=lambda pem: trust_clients(context, pem)
         )
-        guard = None if self._delegation is None else self._delegation.guard
+        guard = (
+            None
+            if self._delegation is None
+            else partial(self._delegation.guard, query_reads=query_reads)
+        )
         self.server = Server(
             in_front(
                 app,

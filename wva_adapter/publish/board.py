@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -13,7 +13,7 @@ from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Snapshot, VariantState
 from wva_adapter.publish.explain import Case, Explanation
-from wva_adapter.publish.metrics import METRICS, Published
+from wva_adapter.publish.metrics import METRICS, PLAIN, PLAN_AGE, SCRAPE_PROBLEMS, Published
 
 _MOST_NAMED: Final = 20
 _NO_PLAN_YET: Final = "no plan yet: the adapter has not finished its first cycle"
@@ -27,7 +27,14 @@ class Board:
         clock: Unix time.
         controller_instance: Label of the same name on everything.
         policy: What tells a seen replica from an unseen one where decisions are explained.
+
+    Attributes:
+        metrics: The names of what is served, in the order of ``/metrics``.
+        scraped_only: The names of what is known of variants and is on ``/metrics`` alone.
     """
+
+    metrics: Collection[str] = tuple(PLAIN)
+    scraped_only: Collection[str] = (PLAN_AGE, SCRAPE_PROBLEMS)
 
     def __init__(
         self,
@@ -75,6 +82,15 @@ class Board:
         }
 
     @property
+    def max_age_s(self) -> float:
+        """A plan older than this is served to nobody."""
+        return self._max_age_s
+
+    def now_s(self) -> float:
+        """Return the Unix time by which plans age."""
+        return self._clock()
+
+    @property
     def published(self) -> Sequence[Published]:
         """The last valid decision of every variant that exists, however old, by their keys."""
         return tuple(self._published.values())
@@ -99,9 +115,29 @@ class Board:
                 f"the server could not find the metric {metric} for "
                 f"{metric}.external.metrics.k8s.io; there are: {', '.join(METRICS)}"
             )
+        return self._read(metric, METRICS[metric], namespace, matches)
+
+    def series(self, metric: str, namespace: str | None, matches: Matcher) -> Answer:
+        """Return the plain values of one of ``metrics`` that match, or why there are none.
+
+        They are those of ``/metrics``, but for a variant without a valid one: that has none here,
+        and whoever asks for it together with others gets none of them.
+
+        Args:
+            namespace: The only one to look into; ``None`` for all.
+        """
+        return self._read(metric, PLAIN[metric], namespace, matches)
+
+    def _read(
+        self,
+        metric: str,
+        read: Callable[[Published], int | None],
+        namespace: str | None,
+        matches: Matcher,
+    ) -> Answer:
         if self._plan is None:
             return NoPlan(_NO_PLAN_YET)
-        there = self._namespaces.get(namespace, ())
+        there = self._in(namespace)
         found = [key for key in there if matches(self._labels[key])]
         if not found:
             return NotFound(self._nothing_matches(namespace, there, matches))
@@ -110,11 +146,16 @@ class Board:
             if (why := self._invalid(key)) is not None:
                 return NoPlan(why)
             published = self._published[key]
-            value = METRICS[metric](published)
+            value = read(published)
             if value is None:
                 return NoPlan(f"{key}: {metric} is unknown: no replica of its model was seen")
             items.append(Item(metric, published.labels, value, published.at_s))
         return Items(tuple(items), until_s=self._plan.at_s + self._max_age_s)
+
+    def _in(self, namespace: str | None) -> Sequence[VariantKey]:
+        if namespace is None:
+            return [key for keys in self._namespaces.values() for key in keys]
+        return self._namespaces.get(namespace, ())
 
     def desired(self, namespace: str, name: str) -> Answer:
         """Return one item, the plain count of a variant, or why there is none."""
@@ -182,9 +223,15 @@ class Board:
         return {name: value for name, value in labels.items() if value is not None}
 
     def _nothing_matches(
-        self, namespace: str, there: Sequence[VariantKey], matches: Matcher
+        self, namespace: str | None, there: Sequence[VariantKey], matches: Matcher
     ) -> str:
-        if not there:
+        if namespace is None and not there:
+            return "there are no variants"
+        if namespace is None:
+            place = ""
+        elif there:
+            place = f" in namespace {namespace}"
+        else:
             return self._empty_namespace(namespace)
         labels = [self._labels[key] for key in there]
         for requirement in matches.requirements:
@@ -195,11 +242,10 @@ class Board:
                     if has
                     else (f"labels are: {', '.join(sorted(set().union(*labels)))}")
                 )
-                return f"no variant in namespace {namespace} has {requirement}; there {known}"
+                return f"no variant{place} has {requirement}; there {known}"
         variants = _named([key.name for key in there])
         return (
-            f"no variant in namespace {namespace} has all of {matches}; "
-            f"each matches one, and there are: {variants}"
+            f"no variant{place} has all of {matches}; each matches one, and there are: {variants}"
         )
 
     def _no_such_variant(self, key: VariantKey) -> str:

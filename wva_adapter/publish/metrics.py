@@ -32,6 +32,10 @@ def _desired(published: Published) -> int:
     return published.decision.value_milli
 
 
+def _count(published: Published) -> int:
+    return 1000 * published.decision.desired
+
+
 def _current(published: Published) -> int:
     return 1000 * published.decision.current
 
@@ -68,3 +72,12 @@ METRICS: Final[Mapping[str, Callable[[Published], int | None]]] = {
     "wva_variant_cost": _cost,
 }
 """The served metrics: each in thousandths, ``None`` where it is unknown."""
+
+PLAIN: Final[Mapping[str, Callable[[Published], int | None]]] = {
+    **METRICS,
+    "wva_desired_replicas": _count,
+}
+"""The same for who multiplies nothing and rounds nothing: the count is not shaped for an HPA."""
+
+PLAN_AGE: Final = "wva_plan_age_seconds"
+SCRAPE_PROBLEMS: Final = "wva_scrape_problems"

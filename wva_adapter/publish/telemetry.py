@@ -12,7 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from wva_adapter.publish.board import Board
-from wva_adapter.publish.metrics import METRICS, Published
+from wva_adapter.publish.metrics import PLAIN, PLAN_AGE, SCRAPE_PROBLEMS, Published
 
 LABELS: Final = (
     "variant_name",
@@ -74,17 +74,15 @@ class _Variants(Collector):
 
     def collect(self) -> Iterable[Metric]:
         now_s, published = self._clock(), self._board.published
-        for name, read in METRICS.items():
+        for name, read in PLAIN.items():
             family = GaugeMetricFamily(name, _HELP[name], labels=LABELS)
             for one in published:
-                # A reader of this page multiplies nothing and rounds nothing: it gets the count.
-                plain = name == "wva_desired_replicas"
-                value = 1000 * one.decision.desired if plain else read(one)
+                value = read(one)
                 if value is not None:
                     family.add_metric(_values(one), value / 1000)
             yield family
         age = GaugeMetricFamily(
-            "wva_plan_age_seconds",
+            PLAN_AGE,
             "Age of the plan that the variant's count is from.",
             labels=LABELS,
         )
@@ -95,7 +93,7 @@ class _Variants(Collector):
 
     def _problems(self) -> Metric:
         family = GaugeMetricFamily(
-            "wva_scrape_problems",
+            SCRAPE_PROBLEMS,
             "Replicas whose latest scrape brought nothing.",
             labels=("variant_name", "exported_namespace"),
         )

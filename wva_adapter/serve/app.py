@@ -21,6 +21,8 @@ from wva_adapter.serve.health import Check, health_router
 from wva_adapter.serve.hot import HotPath, MetricReads, external_metrics_router, refusal_of
 from wva_adapter.serve.negotiation import JSON, parse_accept, refuse, respond_json
 from wva_adapter.serve.openapi import openapi_router
+from wva_adapter.serve.promapi import query_router
+from wva_adapter.serve.promeval import SeriesSource
 from wva_adapter.serve.wire import (
     NO_SUCH_METHOD,
     NO_SUCH_RESOURCE,
@@ -81,6 +83,7 @@ def create_app(
     *,
     metrics: Callable[[], bytes],
     ready: Mapping[str, Check],
+    series: SeriesSource | None = None,
 ) -> FastAPI:
     """Return the application that owns every route.
 
@@ -89,6 +92,7 @@ def create_app(
         decisions: Answers ``/v1/desired`` and ``/explain``.
         metrics: Returns the page of ``/metrics``, in Prometheus' text format 0.0.4.
         ready: What must hold before ``/readyz`` says so, by name.
+        series: Answers ``/api/v1/query``; without one there is no such route.
     """
     app = FastAPI(
         title="wva-adapter",
@@ -104,6 +108,7 @@ def create_app(
         openapi_router(),
         health_router(ready),
         _decisions_router(decisions),
+        *(() if series is None else (query_router(series),)),
     ):
         app.include_router(router)
 

@@ -73,7 +73,7 @@ class TokenFile:
 
 
 class ReaderDoor:
-    """Lets through GET of what is only read, and of that only.
+    """Lets through GET of what is only read, and queries by POST, and nothing else.
 
     Args:
         token: What a reader must have; ``None`` opens it to everybody.
@@ -99,4 +99,6 @@ class ReaderDoor:
                 return UNAUTHORIZED
         if path not in _HEALTH and path not in _READ and not path.startswith(_READ_BELOW):
             return NO_SUCH_RESOURCE
-        return None if scope["method"] == "GET" else NO_SUCH_METHOD
+        # A form is how Grafana asks: it changes nothing either.
+        reads = scope["method"] == "GET" or (scope["method"] == "POST" and path == QUERY_PATH)
+        return None if reads else NO_SUCH_METHOD

@@ -95,8 +95,7 @@ class Authenticator:
                 return user
         token = bearer_token(headers)
         if token:
-            user = await self._by_token(token)
-            return None if user is None else with_authenticated(user)
+            return await self._by_token(token)
         return None if failed else ANONYMOUS
 
     def until_s(self, peer: Peer | None, headers: Headers) -> float:
@@ -145,10 +144,14 @@ class Authenticator:
         except UnicodeDecodeError:
             return None
         try:
-            return await self._tokens.ask(key, lambda: self._reviews.review_token(text))
+            return await self._tokens.ask(key, lambda: self._review(text))
         except ClusterError as error:
             log.warning("token not reviewed", extra={"problem": str(error)})
             return None
+
+    async def _review(self, token: str) -> User | None:
+        user = await self._reviews.review_token(token)
+        return None if user is None else with_authenticated(user)
 
 
 def _may_speak_for_others(peer: Peer, proxy: FrontProxy) -> bool:

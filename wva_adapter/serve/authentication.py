@@ -100,10 +100,13 @@ class Authenticator:
 
     def until_s(self, peer: Peer | None, headers: Headers) -> float:
         """Return until when, on the clock's scale, this caller is who it was found to be."""
-        if peer is not None and (peer, tuple(headers)) in self._named:
-            return self._clock() + peer.expires_s - self._unix_time()
+        until_s = math.inf
+        if peer is not None:
+            until_s = self._clock() + peer.expires_s - self._unix_time()
+            if (peer, tuple(headers)) in self._named:
+                return until_s
         token = bearer_token(headers)
-        return self._tokens.until_s(self._token_key(token)) if token else math.inf
+        return min(until_s, self._tokens.until_s(self._token_key(token))) if token else until_s
 
     def _by_certificate(self, peer: Peer, headers: Headers) -> tuple[User | None, bool]:
         """Return the user, and whether something about the certificate was wrong."""

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -37,6 +38,17 @@ class Authority:
         )
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(certificate.public_bytes(Encoding.PEM))
+
+    @classmethod
+    def of(cls, pair: tuple[Path, Path], folder: Path) -> Authority:
+        """Return whoever has this certificate and key as an authority, which it need not be."""
+        authority = cls.__new__(cls)
+        authority._folder = folder
+        certificate = x509.load_pem_x509_certificate(pair[0].read_bytes())
+        key = load_pem_private_key(pair[1].read_bytes(), password=None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        authority._key, authority._name, authority.file = key, certificate.subject, pair[0]
+        return authority
 
     def issue(
         self,

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 PROGRAM = Path(sys.executable).parent / "wva-adapter"
@@ -44,6 +45,13 @@ def test_every_command_has_help_with_an_example() -> None:
         (["frobnicate"], "No such command 'frobnicate'"),
         (["serve"], "Missing option '--config'"),
         (["serve", "--confg", "x"], "No such option"),
+        (["serve", "--config", "x", "--vmodule=a=3"], "means nothing here"),
+        (["serve", "--config", "x", "--client-qps", "5"], "is one of servers written in Go"),
+        (["serve", "--config", "x", "--authentication-kubeconfig", "f"], "cluster.kubeconfig"),
+        (
+            ["serve", "--config", "x", "--authorization-webhook-cache-authorized-ttl", "5"],
+            "found '5', want a duration",
+        ),
         (["config"], "want --print or --check FILE"),
         (["demo", "--for", "5"], "found '5', want a duration such as 500ms, 60s"),
         (["explain", "llama"], "found 'llama', want NAMESPACE/NAME"),
@@ -152,3 +160,37 @@ def test_serve_of_a_missing_file_ends_with_2(tmp_path: Path) -> None:
     ended = run("serve", "--config", tmp_path / "none.yaml")
     assert ended.returncode == 2
     assert "none.yaml: cannot be read" in ended.stderr
+
+
+def test_flags_of_kubernetes_servers_win_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "wva.yaml").write_text("static_file: fleet.yaml\nlisten: {port: 1}")
+    (tmp_path / "fleet.yaml").write_text("variants: []")
+    ended = run("serve", "--config", tmp_path / "wva.yaml", "--bind-address=192.0.2.1")
+    assert ended.returncode == 2
+    assert "192.0.2.1 is not a loopback address" in ended.stderr
+    # Relative to where the program is started, not to the settings.
+    flag = "--client-ca-file=no-such.crt"
+    ended = run("serve", "--config", "wva.yaml", flag, "--secure-port=0", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert f"client CA {tmp_path / 'no-such.crt'}: No such file or directory" in ended.stderr
+    ended = run(
+        "serve",
+        "--config",
+        tmp_path / "wva.yaml",
+        "--requestheader-client-ca-file=a",
+        "--secure-port=0",
+    )
+    assert "authentication.requestheader_client_ca_file without cluster" in ended.stderr
+
+
+def test_a_list_of_names_is_written_with_commas() -> None:
+    from wva_adapter.flags import overrides, serving_flags
+
+    command = click.command(serving_flags(lambda **flags: overrides(flags)))
+    given = command.main(
+        ["--requestheader-allowed-names", "a, b,", "--authentication-skip-lookup"],
+        standalone_mode=False,
+    )
+    assert given == {
+        "authentication": {"requestheader_allowed_names": ("a", "b"), "skip_lookup": True}
+    }

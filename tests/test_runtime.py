@@ -12,6 +12,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from tests.serve.cluster import Certificates, ReviewingApi, trusting
 from wva_adapter.errors import ConfigError
 from wva_adapter.runtime import Adapter
 from wva_adapter.settings import parse_settings
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.anyio
 DATA = Path(__file__).parent / "data"
 SATURATED = (DATA / "vllm-0.32.0-saturated.txt").read_bytes()  # 32 requests wait
 RUNNING = (DATA / "vllm-0.32.0-running.txt").read_bytes()  # KV cache 0.26, none wait
+GOOD = {"Authorization": "Bearer good-1"}
 METRIC = "/apis/external.metrics.k8s.io/v1beta1/namespaces/chat/wva_desired_replicas"
 SETTINGS = """
 listen: {port: 0}
@@ -186,3 +188,73 @@ async def test_other_addresses_than_loopback_are_refused_where_nobody_is_authent
     text = SETTINGS.replace("listen: {port: 0}", "listen: {port: 0, address: 0.0.0.0}")
     with pytest.raises(ConfigError, match="is not a loopback address: nobody can be auth"):
         Adapter(parse_settings(text, "wva.yaml"), folder=tmp_path)
+
+
+CLUSTER = """
+listen: {port: 0}
+tls: {directory: certificates}
+cluster: {kubeconfig: kubeconfig}
+cycle: 100ms
+max_age: 2s
+reader: {port: 0, token_file: token}
+"""
+
+
+async def test_in_a_cluster_everybody_is_asked_who_it_is(tmp_path: Path) -> None:
+    (tmp_path / "pki").mkdir()
+    (tmp_path / "token").write_text("s3cret")
+    certificates, api = Certificates(tmp_path / "pki"), ReviewingApi()
+    await api.start()
+    api.write_kubeconfig(tmp_path / "kubeconfig")
+    adapter = Adapter(parse_settings(CLUSTER, "wva.yaml"), folder=tmp_path)
+    assert adapter.reader is not None
+    stop = asyncio.Event()
+    running = asyncio.create_task(adapter.run(stop))
+    ca_file = tmp_path / "certificates" / "ca.crt"
+    try:
+        async with (
+            httpx.AsyncClient(base_url=adapter.server.url, verify=trusting(ca_file)) as nobody,
+            httpx.AsyncClient(base_url=adapter.reader.url, verify=trusting(ca_file)) as reader,
+        ):
+
+            async def waits_for_the_config_map() -> bool:
+                text = (await nobody.get("/readyz/informer-sync", headers=GOOD)).text
+                return "there is no ConfigMap" in text
+
+            await until(waits_for_the_config_map)
+            assert (await nobody.get("/livez")).status_code == 200
+            assert (await nobody.get("/readyz")).status_code == 500
+            api.put_config_map(**certificates.config_map)
+
+            async def ready() -> bool:
+                return (await nobody.get("/readyz")).status_code == 200
+
+            await until(ready)
+            assert (await nobody.get(METRIC)).status_code == 403
+            assert (await nobody.get(METRIC, headers=GOOD)).status_code == 404
+            context = trusting(ca_file, certificates.alice)
+            async with httpx.AsyncClient(base_url=adapter.server.url, verify=context) as alice:
+                assert (await alice.get("/metrics")).status_code == 200
+            assert (await reader.get("/metrics")).status_code == 401
+            said = {"Authorization": "Bearer s3cret"}
+            assert (await reader.get("/metrics", headers=said)).status_code == 200
+            assert (await nobody.get("/metrics", headers=said)).status_code == 401
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 10)
+        await api.stop()
+
+
+async def test_without_a_cluster_a_client_ca_lets_its_clients_in_and_no_others(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pki").mkdir()
+    certificates = Certificates(tmp_path / "pki")
+    text = f"{SETTINGS}authentication: {{client_ca_file: {certificates.client_ca.file}}}"
+    async with an_engine() as engine, serving(tmp_path, engine, text=text) as (adapter, nobody):
+        ca_file = tmp_path / "certificates" / "ca.crt"
+        context = trusting(ca_file, certificates.alice)
+        assert (await nobody.get("/explain")).status_code == 403
+        assert (await nobody.get("/explain", headers=GOOD)).status_code == 401
+        async with httpx.AsyncClient(base_url=adapter.server.url, verify=context) as alice:
+            assert (await alice.get("/explain")).status_code == 200

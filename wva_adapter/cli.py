@@ -146,15 +146,30 @@ def inspect(source: str, engine: str | None, as_json: bool) -> None:
     show_default=True,
     help="The adapter's CA; the system's roots where this file does not exist.",
 )
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="A bearer token, as `kubectl create token` prints it: who asks an adapter in a cluster.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-def explain(variant: tuple[str, str] | None, url: str, ca_file: Path, as_json: bool) -> None:
+def explain(
+    variant: tuple[str, str] | None,
+    url: str,
+    ca_file: Path,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
     """Show why a running adapter decided what it did: inputs, rules, numbers.
 
     Example: wva-adapter explain chat/llama-a100
     """
     path = "/explain" if variant is None else f"/explain/{variant[0]}/{variant[1]}"
     accept = "application/json" if as_json else "text/plain"
-    response = _get(url.rstrip("/") + path, accept=accept, ca_file=ca_file)
+    try:
+        token = None if token_file is None else token_file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"token file {token_file}: {error.strerror}") from None
+    response = _get(url.rstrip("/") + path, accept=accept, ca_file=ca_file, token=token)
     if response.status_code != 200:
         try:
             message = response.json()["message"]
@@ -241,13 +256,18 @@ def _page(source: str) -> bytes:
         raise CollectError(source, f"cannot be read: {error.strerror}") from None
 
 
-def _get(url: str, *, accept: str, ca_file: Path | None) -> httpx.Response:
+def _get(
+    url: str, *, accept: str, ca_file: Path | None, token: str | None = None
+) -> httpx.Response:
     import httpx
 
     verify = str(ca_file) if ca_file is not None and ca_file.exists() else True
     try:
         with httpx.Client(verify=verify, timeout=10, trust_env=False) as client:
-            return client.get(url, headers={"accept": accept})
+            headers = {"accept": accept}
+            if token is not None:
+                headers["authorization"] = f"Bearer {token}"
+            return client.get(url, headers=headers)
     except httpx.TimeoutException:
         raise CollectError(url, "timed out after 10 s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:

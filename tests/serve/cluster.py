@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CONFIG_MAPS = "/api/v1/namespaces/kube-system/configmaps"
 TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 HPA = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
+CHAT_ONLY = "chat-only"
 FORBIDDEN_USERS = ("bob", "system:anonymous")
 HEADERS = {
     "requestheader-allowed-names": '["front-proxy-client"]',
@@ -29,6 +31,8 @@ HEADERS = {
 
 class ReviewingApi(ApiServer):
     """Accepts tokens that begin with ``good``, and denies bob and whoever is nobody.
+
+    The user chat-only may list what is in namespace chat, and nothing else.
 
     Attributes:
         reviewed: Spec of each review that was asked for, in order.
@@ -74,6 +78,9 @@ def _token_review(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _access_review(spec: dict[str, Any]) -> dict[str, Any]:
+    if spec["user"] == CHAT_ONLY:
+        wanted = spec.get("resourceAttributes", {})
+        return {"allowed": (wanted.get("verb"), wanted.get("namespace")) == ("list", "chat")}
     if spec["user"] in FORBIDDEN_USERS:
         return {"allowed": False, "reason": "" if spec["user"] == "bob" else "no rule matched"}
     return {"allowed": True}
@@ -94,6 +101,17 @@ class Certificates:
         self.client_named_as_proxy = self.client_ca.issue("front-proxy-client")
         self.nameless = self.client_ca.issue("", stem="nameless")
         self.foreign = foreign.issue("front-proxy-client")
+        past = timedelta(minutes=-1)
+        self.expired_proxy = self.proxy_ca.issue(
+            "front-proxy-client", stem="expired", expires_in=past
+        )
+        self.expired_client = self.client_ca.issue("admin", stem="expired", expires_in=past)
+        self.server_only = self.proxy_ca.issue(
+            "front-proxy-client", stem="server-only", for_clients=False
+        )
+        self.signed_by_client = Authority.of(self.alice, folder / "foreign").issue(
+            "front-proxy-client", stem="signed-by-client"
+        )
 
     @property
     def config_map(self) -> dict[str, str]:

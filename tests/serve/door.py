@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.collect.apiserver import eventually
 from tests.serve.cluster import Certificates, ReviewingApi, trusting
-from tests.serve.fixture import KUBECTL, an_app
+from tests.serve.fixture import AT_S, KUBECTL, Fixture, an_app
+from wva_adapter.core.answer import Matcher
 from wva_adapter.kube.api import KubernetesApi
+from wva_adapter.serve.app import in_front
 from wva_adapter.serve.attributes import QueryReads
 from wva_adapter.serve.delegation import Delegation
 from wva_adapter.serve.envelope import Envelope
+from wva_adapter.serve.hot import MetricReads, Told
+from wva_adapter.serve.identity import User
 from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import own_pair, server_context, trust_clients
 from wva_adapter.serve.trust import Trust
 
 
+class Witness(Fixture):
+    """The fixture's provider, which remembers the namespaces that it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def answer(self, namespace: str, metric: str, matches: Matcher) -> Told | Awaitable[Told]:
+        self.asked.append((namespace, metric))
+        return super().answer(namespace, metric, matches)
+
+
 class Door:
-    """A port, who is behind it, and clients that call it."""
+    """A port, who is behind it, and clients that call it.
+
+    Attributes:
+        let_in: User, method and path of each request that got past the guard.
+        provider: Knows which namespaces and metrics were asked for.
+    """
 
     def __init__(
         self,
@@ -53,8 +73,26 @@ class Door:
             on_client_cas=lambda pem: trust_clients(context, pem),
             clock=clock,
         )
-        guard = self.delegation.guard(app or an_app(), query_reads=query_reads)
-        self.server = Server(Envelope(guard), host="127.0.0.1", port=0, ssl_context=context)
+        self.provider = Witness()
+        self.let_in: list[tuple[str, str, str]] = []
+
+        def guard(inside: ASGIApp) -> ASGIApp:
+            return self.delegation.guard(self._noting(inside), query_reads=query_reads)
+
+        if app is None:
+            reads = MetricReads(self.provider, clock=lambda: AT_S)
+            app = in_front(an_app(), reads, guard=guard)
+        else:
+            app = Envelope(guard(app))
+        self.server = Server(app, host="127.0.0.1", port=0, ssl_context=context)
+
+    def _noting(self, inside: ASGIApp) -> ASGIApp:
+        async def note(scope: Scope, receive: Receive, send: Send) -> None:
+            user: User = scope["state"]["user"]
+            self.let_in.append((user.name, scope["method"], scope["path"]))
+            await inside(scope, receive, send)
+
+        return note
 
     @asynccontextmanager
     async def client(

@@ -95,16 +95,18 @@ class Authenticator:
                 return user
         token = bearer_token(headers)
         if token:
-            user = await self._by_token(token)
-            return None if user is None else with_authenticated(user)
+            return await self._by_token(token)
         return None if failed else ANONYMOUS
 
     def until_s(self, peer: Peer | None, headers: Headers) -> float:
         """Return until when, on the clock's scale, this caller is who it was found to be."""
-        if peer is not None and (peer, tuple(headers)) in self._named:
-            return self._clock() + peer.expires_s - self._unix_time()
+        until_s = math.inf
+        if peer is not None:
+            until_s = self._clock() + peer.expires_s - self._unix_time()
+            if (peer, tuple(headers)) in self._named:
+                return until_s
         token = bearer_token(headers)
-        return self._tokens.until_s(self._token_key(token)) if token else math.inf
+        return min(until_s, self._tokens.until_s(self._token_key(token))) if token else until_s
 
     def _by_certificate(self, peer: Peer, headers: Headers) -> tuple[User | None, bool]:
         """Return the user, and whether something about the certificate was wrong."""
@@ -145,10 +147,14 @@ class Authenticator:
         except UnicodeDecodeError:
             return None
         try:
-            return await self._tokens.ask(key, lambda: self._reviews.review_token(text))
+            return await self._tokens.ask(key, lambda: self._review(text))
         except ClusterError as error:
             log.warning("token not reviewed", extra={"problem": str(error)})
             return None
+
+    async def _review(self, token: str) -> User | None:
+        user = await self._reviews.review_token(token)
+        return None if user is None else with_authenticated(user)
 
 
 def _may_speak_for_others(peer: Peer, proxy: FrontProxy) -> bool:

@@ -53,6 +53,7 @@ class Delegation:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
+        self._clock = clock
         reviews = MembersOnly() if api is None else ClusterReviews(api)
         self._authenticator = Authenticator(
             reviews, Trust(), token_cache_s=memory.token_s, clock=clock
@@ -71,7 +72,13 @@ class Delegation:
 
     def guard(self, app: ASGIApp, *, query_reads: QueryReads | None = None) -> Guard:
         """Return the application behind its door."""
-        return Guard(app, self._authenticator, self._authorizer, query_reads=query_reads)
+        return Guard(
+            app,
+            self._authenticator,
+            self._authorizer,
+            query_reads=query_reads,
+            clock=self._clock,
+        )
 
     def problem(self) -> str | None:
         """Return why it is not known yet whose certificates to believe."""

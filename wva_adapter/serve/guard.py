@@ -50,7 +50,7 @@ class Passed:
     Attributes:
         until_s: Until when all that it was found by holds.
         headers: The request's, without those by which one is known.
-        kept: What the application keeps with it.
+        kept: Leads to what the application keeps with it, as long as it keeps it.
     """
 
     peer: Peer | None
@@ -58,7 +58,7 @@ class Passed:
     until_s: float
     user: User
     headers: list[tuple[bytes, bytes]]
-    kept: object = None
+    kept: Callable[[], object | None] | None = None
 
     def holds(self, scope: Scope, trust: Trust, now_s: float) -> bool:
         """Return whether a request with the same words is let through as well."""
@@ -153,7 +153,8 @@ class Guard:
         )
         if until_s <= self._clock():
             return
-        size = len(scope["query_string"]) + sum(len(n) + len(v) for n, v in scope["headers"])
+        words = (*said, *scope["headers"], (scope["path"], scope["query_string"]))
+        size = sum(len(name) + len(value) for name, value in words)
         if size > _MOST_PASSED_BYTES:
             return
         if len(self._passed) >= _MOST_PASSED:

@@ -8,6 +8,7 @@ which is most of what a request costs.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -32,6 +33,7 @@ from wva_adapter.serve.wire import (
 
 _PREFIX: Final = f"{VERSION_PATH}/namespaces/"
 _MOST_KEPT: Final = 4096
+_MOST_KEPT_BYTES: Final = 16 * 2**20
 _SELECTOR_PARAMETER: Final[dict[str, Any]] = {
     "name": "labelSelector",
     "in": "query",
@@ -94,7 +96,7 @@ def refusal_of(answer: NotFound | NoPlan) -> Refusal:
     return unavailable(answer.message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Kept:
     """An answer with items, as bytes.
 
@@ -133,6 +135,7 @@ class MetricReads:
         self._clock = clock
         self._elsewhere = elsewhere
         self._kept: dict[tuple[str, str, Caller], Kept] = {}
+        self._kept_bytes = 0
 
     def is_fresh(self, kept: Kept) -> bool:
         """Return whether the provider would say the same now."""
@@ -174,11 +177,20 @@ class MetricReads:
             return reply(asked.caller, refusal_of(told))
         written = reply(asked.caller, value_list(told.items))
         if written.code == 200:
-            if len(self._kept) >= _MOST_KEPT:
-                self._kept.clear()
-            key = (asked.namespace, asked.metric, asked.caller)
-            self._kept[key] = Kept(version, self._clock(), told.until_s, written)
+            self._keep(asked, Kept(version, self._clock(), told.until_s, written))
         return written
+
+    def _keep(self, asked: Asked, kept: Kept) -> None:
+        key = (asked.namespace, asked.metric, asked.caller)
+        words = (*key[:2], asked.caller.accept, asked.caller.user_agent, asked.caller.query)
+        size = sum(map(len, words)) + len(kept.reply.body)
+        # A reader that asks in ever new words must not fill the memory.
+        if len(self._kept) >= _MOST_KEPT or self._kept_bytes + size > _MOST_KEPT_BYTES:
+            self._kept.clear()
+            self._kept_bytes = 0
+        if size <= _MOST_KEPT_BYTES:
+            self._kept[key] = kept
+            self._kept_bytes += size
 
 
 class HotPath:
@@ -194,7 +206,7 @@ class HotPath:
             if path.startswith(_PREFIX):
                 # The guard recognises a request that it let through before; with it goes its answer.
                 passed = scope.get("state", {}).get("passed")
-                kept = None if passed is None else passed.kept
+                kept = None if passed is None or passed.kept is None else passed.kept()
                 if kept is not None and self._reads.is_fresh(kept):
                     await kept.reply(scope, receive, send)
                     return
@@ -203,8 +215,10 @@ class HotPath:
                 if namespace and metric and "/" not in metric:
                     asked = _asked(scope, namespace, metric)
                     answer = await self._reads(asked)
-                    if passed is not None:
-                        passed.kept = self._reads.kept(asked)
+                    kept = self._reads.kept(asked)
+                    if passed is not None and kept is not None:
+                        # Only weakly, so that the read path alone decides how much is kept.
+                        passed.kept = weakref.ref(kept)
                     await answer(scope, receive, send)
                     return
         await self._app(scope, receive, send)

@@ -301,6 +301,26 @@ def _checked(settings: Settings, name: str) -> Settings:
     return settings
 
 
+def why_not_chained(settings: Settings, owner: str) -> str | None:
+    """Return why an adapter with these settings would not pass on what a Service serves.
+
+    Args:
+        owner: ``NAMESPACE/NAME`` of the Service, or with ``:PORT``.
+    """
+    chain = settings.chain
+    if any(owner == p.service or (p.service is None and p.default) for p in chain.providers):
+        return None
+    if settings.cluster is None or settings.api_service is None:
+        missing = "cluster" if settings.cluster is None else "api_service"
+        return (
+            f"the adapter has no {missing} and would not see it on record; want {missing} or it "
+            "in chain.providers"
+        )
+    if not chain.former_owner:
+        return f"chain.former_owner is false and chain.providers does not have {owner}"
+    return None
+
+
 def _chain_problems(settings: Settings) -> Iterator[str]:
     own = settings.api_service
     if own is not None and not _SERVICE.fullmatch(own.service):

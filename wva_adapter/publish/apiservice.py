@@ -221,7 +221,7 @@ class ApiServiceKeeper:
             await asyncio.gather(following, return_exceptions=True)
 
     async def _look(self, found: ApiService | None) -> None:
-        is_ours = found is not None and _same(found.owner, self._ours)
+        is_ours = found is not None and is_same_service(found.owner, self._ours)
         self._tell(found, is_ours=is_ours)
         former: ApiService | None = None
         if found is not None and is_ours:
@@ -301,6 +301,7 @@ class ApiServiceKeeper:
         )
 
 
-def _same(owner: ServiceAddress | None, ours: ServiceAddress) -> bool:
+def is_same_service(owner: ServiceAddress | None, ours: ServiceAddress) -> bool:
+    """Return whether the owner is this Service."""
     # The port is the operator's own affair: it does not make the Service another's.
     return owner is not None and (owner.namespace, owner.name) == (ours.namespace, ours.name)

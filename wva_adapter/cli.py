@@ -200,6 +200,98 @@ def config(print_all: bool, check: Path | None) -> None:
         click.echo("\n".join(describe_settings()))
 
 
+@commands.command()
+@click.option(
+    "--status", "action", flag_value="status", help="Who answers external.metrics.k8s.io."
+)
+@click.option(
+    "--take-over",
+    "action",
+    flag_value="take-over",
+    help="Make it us; the former one is kept on record and chained.",
+)
+@click.option("--restore", "action", flag_value="restore", help="Put the former one back.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Whose rights to use; default: $KUBECONFIG, else ~/.kube/config.",
+)
+@click.option(
+    "--service",
+    default="wva-system/wva-adapter",
+    show_default=True,
+    metavar="NAMESPACE/NAME[:PORT]",
+    help="The Service that leads to the adapter.",
+)
+@click.option(
+    "--ca",
+    "ca_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The adapter's CA; without it, the running adapter writes its own into caBundle.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The adapter's settings; default: the ConfigMap named as its Service.",
+)
+@click.option("--force", is_flag=True, help="Although the former one would be cut off.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def apiservice(
+    action: str | None,
+    kubeconfig: Path | None,
+    service: str,
+    ca_file: Path | None,
+    config_file: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Show who answers external.metrics.k8s.io in a cluster, make it us, or put it back.
+
+    Example: wva-adapter apiservice --take-over
+    """
+    from wva_adapter.kube.api import KubernetesApi
+    from wva_adapter.publish.apiservice import ServiceAddress, parse_address
+    from wva_adapter.publish.takeover import Chained, Registration, Registry
+    from wva_adapter.settings import parse_settings, why_not_chained
+
+    if action is None:
+        raise click.UsageError("want --status, --take-over or --restore")
+    try:
+        ours = parse_address(service)
+    except ValueError as error:
+        raise click.UsageError(f"--service: {error}") from None
+    ca = None if ca_file is None else _content(ca_file)
+    given = None if config_file is None else _content(config_file).decode(errors="replace")
+
+    def read_settings(text: str | None, owner: ServiceAddress) -> Chained:
+        where = str(config_file or f"ConfigMap {ours.namespace}/{ours.name}")
+        text = given if given is not None else text
+        if text is None:
+            return Chained(f"{where} with the adapter's settings is not there; want --config FILE")
+        settings = parse_settings(text, where)
+        explicit = any(provider.service == str(owner) for provider in settings.chain.providers)
+        return Chained(why_not_chained(settings, str(owner)), as_account=not explicit)
+
+    async def run() -> Registration:
+        api = KubernetesApi(kubeconfig or _default_kubeconfig())
+        try:
+            registry = Registry(api, ours)
+            if action == "take-over":
+                return await registry.take_over(ca=ca, read_settings=read_settings, force=force)
+            if action == "restore":
+                return await registry.restore(force=force)
+            return await registry.status()
+        finally:
+            await api.close()
+
+    found = _in_loop(run)
+    click.echo(json.dumps(found.document(), indent=2) if as_json else "\n".join(found.lines()))
+
+
 def main() -> None:
     """Run the program; the exit status says how it went (0 well, 1 a bad answer, 2 refused)."""
     try:
@@ -219,6 +311,17 @@ def main() -> None:
         # The reader of a pipe went away (head, less); Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _default_kubeconfig() -> Path:
+    return Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

@@ -21,9 +21,11 @@ from wva_adapter.core.saturation import crosses
 from wva_adapter.core.snapshot import ReplicaSample, Snapshot
 from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi
+from wva_adapter.publish.apiservice import ApiService, ApiServiceKeeper, parse_address
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
+from wva_adapter.serve.chain import Chain
 from wva_adapter.serve.delegation import Delegation
 from wva_adapter.serve.delegation import Memory as ReviewMemory
 from wva_adapter.serve.envelope import Envelope, RequestMetrics
@@ -34,7 +36,8 @@ from wva_adapter.serve.reader import ReaderDoor, TokenFile
 from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import serving_context, trust_clients
 from wva_adapter.serve.trust import trust_of_files
-from wva_adapter.settings import Settings
+from wva_adapter.serve.upstream import FileToken, Identity, Token, Trusted, Upstream
+from wva_adapter.settings import ProviderSection, Settings
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,23 @@ class Adapter:
             key_file=_below(folder, settings.tls.key_file),
             names=settings.tls.names,
         )
-        reads = MetricReads(self.board, clock=clock)
+        own = settings.api_service
+        self._api: KubernetesApi | None = None
+        if settings.cluster is not None:
+            self._api = KubernetesApi(_below(folder, settings.cluster.kubeconfig))
+        self._chain = Chain(
+            [_upstream(provider, folder, self._api) for provider in settings.chain.providers],
+            timeout_s=settings.chain.timeout,
+        )
+        self._keeper: ApiServiceKeeper | None = None
+        if self._api is not None and own is not None:
+            self._keeper = ApiServiceKeeper(
+                self._api,
+                parse_address(own.service),
+                ca_bundle=partial(_ca_bundle, settings, folder),
+                on_former=self._on_former if settings.chain.former_owner else lambda _: None,
+            )
+        reads = MetricReads(self.board, clock=clock, elsewhere=self._chain)
         self._requests = RequestMetrics()
         self._telemetry.registry.register(self._requests)
         app = create_app(
@@ -172,6 +191,8 @@ class Adapter:
         ]
         if self._delegation is not None:
             work.append(asyncio.create_task(self._delegation.run(), name="delegation"))
+        if self._keeper is not None:
+            work.append(asyncio.create_task(self._keeper.run(), name="apiservice"))
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             done, _ = await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -187,6 +208,9 @@ class Adapter:
             if self.reader is not None:
                 await self.reader.stop()
             await self.server.stop()
+            await self._chain.close()
+            if self._api is not None:
+                await self._api.close()
 
     async def _decide_forever(self) -> None:
         await self._follow_cluster()
@@ -236,6 +260,26 @@ class Adapter:
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
 
+    def _on_former(self, former: ApiService | None) -> None:
+        address = None if former is None else former.owner
+        if former is None or address is None:
+            self._chain.follow(None)
+            return
+        log.info("former owner chained", extra={"provider": str(address)})
+        bundle = former.ca_bundle
+        self._chain.follow(
+            Upstream(
+                str(address),
+                f"https://{address.host}:{address.port}",
+                trusted=Trusted(
+                    ca=(lambda: bundle) if bundle else None, anybody=former.spec.insecure
+                ),
+                identity=Identity(None if self._api is None else self._api.bearer_token),
+                keda="keda" in address.name,
+                default=True,
+            )
+        )
+
     def _on_page(self, _: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
         # A replica read for the first time is news as well: until then it was held blindly.
         if before is None or crosses(before, now, self._policy):
@@ -244,6 +288,48 @@ class Adapter:
 
 def _below(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / name
+
+
+def _ca_bundle(settings: Settings, folder: Path) -> bytes | None:
+    """Return what callers must trust; ``None`` where nobody said, or it cannot be read now."""
+    own = settings.api_service
+    if own is None or not own.keep_ca_bundle:
+        return None
+    file = _below(folder, own.ca_file)
+    if file is None:
+        if settings.tls.cert_file is not None:
+            return None
+        file = folder / settings.tls.directory / "ca.crt"
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        log.warning("CA not readable", extra={"file": str(file), "problem": str(error)})
+        return None
+
+
+def _upstream(provider: ProviderSection, folder: Path, api: KubernetesApi | None) -> Upstream:
+    url, name = provider.url, provider.server_name
+    if url is None:
+        assert provider.service is not None
+        address = parse_address(provider.service)
+        url, name = f"https://{address.host}:{address.port}", name or address.host
+    token: Token | None = None
+    certificate: tuple[Path, Path] | None = None
+    if provider.token_file is not None:
+        token = FileToken(folder / provider.token_file)
+    elif provider.client_cert_file is not None and provider.client_key_file is not None:
+        certificate = folder / provider.client_cert_file, folder / provider.client_key_file
+    elif api is not None:
+        token = api.bearer_token
+    ca_file = _below(folder, provider.ca_file)
+    return Upstream(
+        provider.name,
+        url,
+        trusted=Trusted(name, None if ca_file is None else ca_file.read_bytes),
+        identity=Identity(token, certificate),
+        keda=provider.keda,
+        default=provider.default,
+    )
 
 
 def _delegation(

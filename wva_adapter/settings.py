@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,11 @@ from wva_adapter.errors import ConfigError
 
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+_NAME = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_SERVICE = re.compile(rf"{_NAME}/{_NAME}(?::[0-9]{{1,5}})?")
+_HTTPS = re.compile(r"https://[^/?#@\s]+/?")
+# How long kube-apiserver and its clients wait before they call a backend dead.
+_AGGREGATOR_WAITS_S = 5.0
 
 
 class Listen(Section):
@@ -102,6 +108,53 @@ class Reader(Section):
     open: bool = Field(False, description="Let everybody read who reaches the port")
 
 
+class ApiServiceSection(Section):
+    """The APIService v1beta1.external.metrics.k8s.io in the cluster; null leaves it alone"""
+
+    service: str = Field(
+        "wva-system/wva-adapter", description="Service (NAMESPACE/NAME) that leads to this adapter"
+    )
+    keep_ca_bundle: bool = Field(
+        True, description="Keep our CA in its caBundle for as long as it names our Service"
+    )
+    ca_file: str | None = Field(
+        None, description="CA (PEM) of tls.cert_file; the own CA needs none"
+    )
+
+
+class ProviderSection(Section):
+    """Another provider of external metrics; want url or service"""
+
+    name: str = Field(description="What messages call it")
+    service: str | None = Field(None, description="Its Service, NAMESPACE/NAME or with :PORT")
+    url: str | None = Field(None, description="Where it answers instead: https://HOST:PORT")
+    server_name: str | None = Field(
+        None, description="Name in its certificate; default: the host that is asked"
+    )
+    ca_file: str | None = Field(
+        None, description="CA (PEM) of its certificate; default: the system's"
+    )
+    token_file: str | None = Field(
+        None, description="Our bearer token there; default: that of the cluster's connection"
+    )
+    client_cert_file: str | None = Field(None, description="Our certificate (PEM) there")
+    client_key_file: str | None = Field(None, description="Private key (PEM) of client_cert_file")
+    keda: bool = Field(False, description="It is KEDA's metrics server")
+    default: bool = Field(False, description="It has all metrics that are nobody else's")
+
+
+class ChainSection(Section):
+    """Other providers' external metrics through us"""
+
+    former_owner: bool = Field(
+        True, description="Chain who was put on record by `wva-adapter apiservice --take-over`"
+    )
+    timeout: PositiveDuration = Field(4.0, description="How long a provider may take; below 5s")
+    providers: Annotated[tuple[ProviderSection, ...], Field(strict=False)] = Field(
+        (), description="Further ones; they win over a former owner of the same address"
+    )
+
+
 class PolicySection(Section):
     """How to decide"""
 
@@ -145,6 +198,8 @@ class Settings(Section):
     cluster: Cluster | None = None
     authentication: Authentication = Authentication()
     reader: Reader | None = None
+    api_service: ApiServiceSection | None = ApiServiceSection()
+    chain: ChainSection = ChainSection()
     static_file: str | None = Field(
         None, description="File of variants and replica URLs, relative to this file's folder"
     )
@@ -235,6 +290,8 @@ def _checked(settings: Settings, name: str) -> Settings:
     if reader is not None and (reader.token_file is None) != reader.open:
         found = "neither" if reader.token_file is None else "both"
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
+    for problem in _chain_problems(settings):
+        raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
     if settings.cluster is None and authentication.requestheader_client_ca_file is not None:
         raise ConfigError(
@@ -242,6 +299,52 @@ def _checked(settings: Settings, name: str) -> Settings:
             "say what the proxy's users may do; want cluster, or client_ca_file alone"
         )
     return settings
+
+
+def why_not_chained(settings: Settings, owner: str) -> str | None:
+    """Return why an adapter with these settings would not pass on what a Service serves.
+
+    Args:
+        owner: ``NAMESPACE/NAME`` of the Service, or with ``:PORT``.
+    """
+    chain = settings.chain
+    if any(owner == p.service or (p.service is None and p.default) for p in chain.providers):
+        return None
+    if settings.cluster is None or settings.api_service is None:
+        missing = "cluster" if settings.cluster is None else "api_service"
+        return (
+            f"the adapter has no {missing} and would not see it on record; want {missing} or it "
+            "in chain.providers"
+        )
+    if not chain.former_owner:
+        return f"chain.former_owner is false and chain.providers does not have {owner}"
+    return None
+
+
+def _chain_problems(settings: Settings) -> Iterator[str]:
+    own = settings.api_service
+    if own is not None and not _SERVICE.fullmatch(own.service):
+        yield f"api_service.service: found {own.service!r}, want NAMESPACE/NAME"
+    if settings.chain.timeout >= _AGGREGATOR_WAITS_S:
+        found = format_duration(settings.chain.timeout)
+        yield f"chain.timeout: found {found}, want below {format_duration(_AGGREGATOR_WAITS_S)}"
+    for index, provider in enumerate(settings.chain.providers):
+        where = f"chain.providers[{index}]"
+        if (provider.url is None) == (provider.service is None):
+            found = "neither" if provider.url is None else "both"
+            yield f"{where}: want service or url, found {found}"
+        if provider.service is not None and not _SERVICE.fullmatch(provider.service):
+            yield f"{where}.service: found {provider.service!r}, want NAMESPACE/NAME or with :PORT"
+        if provider.url is not None and not _HTTPS.fullmatch(provider.url):
+            yield f"{where}.url: found {provider.url!r}, want https://HOST:PORT"
+        if (provider.client_cert_file is None) != (provider.client_key_file is None):
+            yield f"{where}: want client_cert_file and client_key_file, found one of them"
+        if not (provider.keda or provider.default):
+            yield f"{where}: want keda: true or default: true, or it would never be asked"
+    for role in ("keda", "default"):
+        named = [p.name for p in settings.chain.providers if getattr(p, role)]
+        if len(named) > 1:
+            yield f"chain.providers: want one with {role}: true, found {', '.join(named)}"
 
 
 def describe_settings() -> Iterator[str]:
@@ -252,7 +355,11 @@ def describe_settings() -> Iterator[str]:
 def _describe(section: type[BaseModel], indent: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
         inner = _inner_section(field)
-        if inner is None:
+        if field.default == () and inner is not None:
+            yield f"{indent}{name}: []  # {field.description}; of each:"
+            lines = list(_describe(inner, "  "))
+            yield from (f"{indent}#{' -' if n == 0 else '  '}{t[1:]}" for n, t in enumerate(lines))
+        elif inner is None:
             yield f"{indent}{name}: {_written(field)}  # {field.description}"
         elif field.default is None:
             yield f"{indent}# {inner.__doc__}"
@@ -273,6 +380,8 @@ def _inner_section(field: FieldInfo) -> type[BaseModel] | None:
 
 def _written(field: FieldInfo) -> str:
     default = field.default
+    if field.is_required():
+        return "..."
     if default is None:
         return "null"
     if isinstance(default, tuple):

@@ -66,6 +66,16 @@ class KubernetesApi:
                 self._client.user_agent = self._user_agent
             return self._client
 
+    async def bearer_token(self) -> str | None:
+        """Return the token of this moment; ``None`` where the credentials are of another kind.
+
+        Raises:
+            ConfigError: There are no credentials, or they cannot be used.
+        """
+        client = await self._connected()
+        header: str | None = await client.configuration.get_api_key_with_prefix("BearerToken")
+        return None if header is None else header.removeprefix("Bearer ")
+
     async def close(self) -> None:
         """Close the connections."""
         client, self._client = self._client, None

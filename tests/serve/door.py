@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -14,13 +13,12 @@ from starlette.types import ASGIApp
 
 from tests.collect.apiserver import eventually
 from tests.serve.cluster import Certificates, ReviewingApi, trusting
-from tests.serve.fixture import KUBECTL, an_app
+from tests.serve.fixture import KUBECTL, an_app, own_tls
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.serve.attributes import QueryReads
 from wva_adapter.serve.delegation import Delegation
 from wva_adapter.serve.envelope import Envelope
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import own_pair, server_context, trust_clients
 from wva_adapter.serve.trust import Trust
 
 
@@ -41,20 +39,18 @@ class Door:
     ) -> None:
         self.api = api
         self.certificates = certificates
-        pair = own_pair(folder / "serving", (), datetime.now(UTC))
-        assert pair.ca_file is not None
-        self.ca_file = pair.ca_file
-        context = server_context(pair)
+        self.ca_file = folder / "serving" / "ca.crt"
+        tls = own_tls(folder / "serving")
         cluster = KubernetesApi(api.write_kubeconfig(folder / "kubeconfig"))
         self.delegation = Delegation(
             cluster,
             files=files,
             lookup=lookup,
-            on_client_cas=lambda pem: trust_clients(context, pem),
+            on_client_cas=tls.trust_clients,
             clock=clock,
         )
         guard = self.delegation.guard(app or an_app(), query_reads=query_reads)
-        self.server = Server(Envelope(guard), host="127.0.0.1", port=0, ssl_context=context)
+        self.server = Server(Envelope(guard), host="127.0.0.1", port=0, ssl_context=tls.context)
 
     @asynccontextmanager
     async def client(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from wva_adapter.errors import ConfigError
 from wva_adapter.serve.authority import CertificateAuthority
-from wva_adapter.serve.tls import given_pair, own_pair, server_context, serving_context
+from wva_adapter.serve.certificates import given_pair, own_pair, serving_pair
+from wva_adapter.serve.tls import server_context
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("wva.default.svc", "10.0.0.7")
@@ -32,7 +32,9 @@ def certificate(file: Path) -> x509.Certificate:
 
 def given_files(directory: Path, name: str = "given") -> tuple[Path, Path]:
     """A certificate and its key as an operator would give them."""
-    issued = CertificateAuthority.create(NOW).issue(["example.com"], NOW)
+    # Those that are given are tried by OpenSSL, which goes by the clock of this machine.
+    now = datetime.now(UTC)
+    issued = CertificateAuthority.create(now).issue(["example.com", "*.wva.svc", "10.0.0.7"], now)
     cert_file, key_file = directory / f"{name}.crt", directory / f"{name}.key"
     cert_file.write_bytes(issued.cert_pem)
     key_file.write_bytes(issued.key_pem)
@@ -151,16 +153,16 @@ def test_given_files_are_used_as_they_are(tmp_path: Path) -> None:
     pair = given_pair(cert_file, key_file)
     assert pair is not None
     assert (pair.cert_file, pair.key_file, pair.ca_file) == (cert_file, key_file, None)
-    context = serving_context(
+    again = serving_pair(
         directory=tmp_path / "own", cert_file=cert_file, key_file=key_file, names=()
     )
-    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert again == pair
     assert not (tmp_path / "own").exists()
 
 
 def test_without_given_files_our_own_are_made(tmp_path: Path) -> None:
     assert given_pair(None, None) is None
-    serving_context(directory=tmp_path / "own", cert_file=None, key_file=None, names=())
+    serving_pair(directory=tmp_path / "own", cert_file=None, key_file=None, names=())
     assert (tmp_path / "own" / "ca.crt").exists()
 
 

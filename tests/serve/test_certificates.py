@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tests.pki import Authority
 from wva_adapter.errors import ConfigError
-from wva_adapter.serve.authority import CertificateAuthority
+from wva_adapter.serve import certificates
+from wva_adapter.serve.authority import CertificateAuthority, write_file
 from wva_adapter.serve.certificates import given_pair, own_pair, serving_pair
 from wva_adapter.serve.tls import server_context
 
@@ -103,6 +107,71 @@ def test_a_torn_serving_pair_is_made_anew(tmp_path: Path) -> None:
     server_context(own_pair(tmp_path, NAMES, NOW))
 
 
+@pytest.mark.parametrize(("days", "kept"), [(3284, True), (3286, False)])
+def test_an_authority_is_kept_until_its_last_year(tmp_path: Path, days: int, kept: bool) -> None:
+    own_pair(tmp_path, NAMES, NOW)
+    first = (tmp_path / "ca.crt").read_bytes()
+    own_pair(tmp_path, NAMES, NOW + timedelta(days=days))  # of 3650
+    assert ((tmp_path / "ca.crt").read_bytes() == first) is kept
+
+
+def test_a_former_authority_is_trusted_until_it_has_expired(tmp_path: Path) -> None:
+    former = own_pair(tmp_path, NAMES, NOW).ca_pem
+    for days, both in ((3300, True), (3649, True), (3651, False)):
+        pair = own_pair(tmp_path, NAMES, NOW + timedelta(days=days))
+        assert pair.ca_pem is not None
+        assert former is not None
+        assert pair.ca_pem.endswith(former) is both
+        # The leaf, and the new authority by the former one as long as that helps.
+        assert pair.cert_pem.count(b"BEGIN CERTIFICATE") == (2 if both else 1)
+
+
+def test_an_authority_that_expired_while_nothing_ran_leaves_no_trace(tmp_path: Path) -> None:
+    former = own_pair(tmp_path, NAMES, NOW).ca_pem
+    pair = own_pair(tmp_path, NAMES, NOW + timedelta(days=4000))
+    assert pair.ca_pem is not None
+    assert former is not None
+    assert former not in pair.ca_pem
+    assert not (tmp_path / "ca-bridge.crt").exists()
+
+
+@pytest.mark.parametrize("written", [1, 2, 3, 4])
+def test_a_renewal_that_is_cut_off_anywhere_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    former = own_pair(tmp_path, NAMES, NOW).ca_pem
+    left = [written]
+
+    def write_some(file: Path, content: bytes, *, mode: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        write_file(file, content, mode=mode)
+
+    later = NOW + timedelta(days=3300)
+    monkeypatch.setattr(certificates, "write_file", write_some)
+    with pytest.raises(KeyboardInterrupt):
+        own_pair(tmp_path, NAMES, later)
+    monkeypatch.undo()
+    pair = own_pair(tmp_path, NAMES, later)
+    assert pair.ca_pem is not None
+    assert former is not None
+    assert pair.ca_pem.endswith(former)
+    assert pair.ca_pem.count(b"BEGIN CERTIFICATE") == 2
+    leaf, bridge = x509.load_pem_x509_certificates(pair.cert_pem)
+    new, old = x509.load_pem_x509_certificates(pair.ca_pem)
+    for issued, by in ((leaf, bridge), (leaf, new), (bridge, old)):
+        issued.verify_directly_issued_by(by)
+
+
+def test_two_that_renew_at_once_agree(tmp_path: Path) -> None:
+    own_pair(tmp_path, NAMES, NOW)
+    later = NOW + timedelta(days=3300)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: own_pair(tmp_path, NAMES, later).cert_pem, range(16)))
+    assert len(found) == 1
+
+
 def test_an_authority_near_its_end_is_replaced_with_what_it_signed(tmp_path: Path) -> None:
     pair = own_pair(tmp_path, NAMES, NOW)
     assert pair.ca_file is not None
@@ -172,6 +241,71 @@ def test_a_certificate_without_its_key_is_refused_and_the_other_way_round(tmp_pa
         given_pair(cert_file, None)
     with pytest.raises(ConfigError, match=r"key .*given\.key is given without its certificate"):
         given_pair(None, key_file)
+
+
+def test_a_certificate_must_be_for_every_name_that_callers_use(tmp_path: Path) -> None:
+    cert_file, key_file = given_files(tmp_path)
+    given_pair(cert_file, key_file, names=["example.com", "adapter.wva.svc", "10.0.0.7"])
+    for name in ("adapter.other.svc", "two.labels.wva.svc", "10.0.0.8"):
+        with pytest.raises(
+            ConfigError,
+            match=r"certificate .*given\.crt is for example\.com, \*\.wva\.svc, 10\.0\.0\.7; want it "
+            rf"for {re.escape(name)} too \(tls\.names\): kube-apiserver asks for that name",
+        ):
+            given_pair(cert_file, key_file, names=["example.com", name])
+
+
+def test_a_certificate_without_any_name_is_refused_where_one_is_asked_for(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "operator")
+    # The common name does not count, for Go no more than here.
+    pair = authority.issue("adapter.wva.svc", for_clients=False)
+    with pytest.raises(ConfigError, match=r"is for no name; want it for adapter\.wva\.svc too"):
+        given_pair(*pair, authority.file, ["adapter.wva.svc"])
+
+
+def test_an_authority_that_did_not_sign_the_certificate_is_refused(tmp_path: Path) -> None:
+    # Of the same name, which alone would deceive whoever compares names only.
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    right, wrong = Authority(tmp_path / "a", "operator"), Authority(tmp_path / "b", "operator")
+    other = Authority(tmp_path, "other")
+    pair = right.issue("server", hosts=["localhost"], for_clients=False)
+    assert given_pair(*pair, right.file) is not None
+    for authority in (wrong, other):
+        with pytest.raises(
+            ConfigError,
+            match=r"CA .*\.crt did not sign certificate .*server\.crt \(.+\); "
+            "want the one of CN=operator",
+        ):
+            given_pair(*pair, authority.file)
+
+
+def test_an_authority_without_a_certificate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"CA .*ca\.crt is given without a certificate"):
+        given_pair(None, None, tmp_path / "ca.crt")
+
+
+def test_an_authority_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
+    cert_file, key_file = given_files(tmp_path)
+    with pytest.raises(ConfigError, match=r"CA .*given\.key is not PEM"):
+        given_pair(cert_file, key_file, key_file)
+
+
+def test_a_certificate_that_has_expired_is_refused(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "operator")
+    pair = authority.issue("server", for_clients=False, expires_in=timedelta(minutes=-1))
+    for ca_file in (None, authority.file):
+        with pytest.raises(
+            ConfigError, match=r"server\.crt: certificate has expired; callers will refuse it"
+        ):
+            given_pair(*pair, ca_file)
+
+
+def test_a_certificate_for_clients_is_refused(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "operator")
+    pair = authority.issue("alice")
+    with pytest.raises(ConfigError, match=r"alice\.crt: unsuitable certificate purpose; callers"):
+        given_pair(*pair, authority.file)
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from wva_adapter.publish.apiservice import ApiService, ApiServiceKeeper, parse_a
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
+from wva_adapter.serve.certificates import serving_pair
 from wva_adapter.serve.chain import Chain
 from wva_adapter.serve.delegation import Delegation
 from wva_adapter.serve.delegation import Memory as ReviewMemory
@@ -34,7 +35,7 @@ from wva_adapter.serve.identity import IdentityHeaders
 from wva_adapter.serve.promql import query_reads
 from wva_adapter.serve.reader import ReaderDoor, TokenFile
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import serving_context, trust_clients
+from wva_adapter.serve.tls import ServingTls
 from wva_adapter.serve.trust import trust_of_files
 from wva_adapter.serve.upstream import FileToken, Identity, Token, Trusted, Upstream
 from wva_adapter.settings import ProviderSection, Settings
@@ -99,11 +100,16 @@ class Adapter:
         )
         self._telemetry = Telemetry(self.board, clock=clock)
         self._in_step = self._cluster is None
-        context = serving_context(
-            directory=folder / settings.tls.directory,
-            cert_file=_below(folder, settings.tls.cert_file),
-            key_file=_below(folder, settings.tls.key_file),
-            names=settings.tls.names,
+        self._tls = ServingTls(
+            partial(
+                serving_pair,
+                directory=folder / settings.tls.directory,
+                cert_file=_below(folder, settings.tls.cert_file),
+                key_file=_below(folder, settings.tls.key_file),
+                ca_file=_below(folder, settings.tls.ca_file),
+                names=settings.tls.names,
+            ),
+            check_period_s=settings.tls.check_period,
         )
         own = settings.api_service
         self._api: KubernetesApi | None = None
@@ -131,9 +137,7 @@ class Adapter:
             ready={"informer-sync": self._cluster_problem, "engine": self.board.problem},
             series=self.board,
         )
-        self._delegation = _delegation(
-            settings, folder, on_client_cas=lambda pem: trust_clients(context, pem)
-        )
+        self._delegation = _delegation(settings, folder, on_client_cas=self._tls.trust_clients)
         guard = (
             None
             if self._delegation is None
@@ -149,7 +153,7 @@ class Adapter:
             ),
             host=settings.listen.address,
             port=settings.listen.port,
-            ssl_context=context,
+            ssl_context=self._tls.context,
             listen_anywhere=self._delegation is not None,
         )
         self.reader: Server | None = None
@@ -160,7 +164,7 @@ class Adapter:
                 Envelope(ReaderDoor(app, token)),
                 host=settings.reader.address,
                 port=settings.reader.port,
-                ssl_context=context,
+                ssl_context=self._tls.context,
                 listen_anywhere=True,
             )
 
@@ -188,6 +192,7 @@ class Adapter:
         work = [
             asyncio.create_task(self._scraper.run(), name="scrape"),
             asyncio.create_task(self._decide_forever(), name="decide"),
+            asyncio.create_task(self._tls.run(), name="certificate"),
         ]
         if self._delegation is not None:
             work.append(asyncio.create_task(self._delegation.run(), name="delegation"))

@@ -40,8 +40,14 @@ class Tls(Section):
     )
     cert_file: str | None = Field(None, description="Certificate (PEM) to serve with instead")
     key_file: str | None = Field(None, description="Private key (PEM) of cert_file")
+    ca_file: str | None = Field(
+        None, description="CA (PEM) of cert_file, which must have signed it; null does not ask"
+    )
     names: Names = Field(
-        (), description="More names and addresses in the own certificate: SERVICE.NAMESPACE.svc"
+        (), description="What callers call the adapter besides loopback: SERVICE.NAMESPACE.svc"
+    )
+    check_period: Annotated[PositiveDuration, Field(le=60)] = Field(
+        30.0, description="How often the certificate's files are looked at; at most 60s"
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp
 
 from tests.conformance.fixture import AT_S, FixtureMetrics, FixtureReviews, write_pki
+from tests.serve.fixture import own_tls
 from wva_adapter.publish.board import Board
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.authentication import Authenticator
@@ -27,7 +28,6 @@ from wva_adapter.serve.envelope import RequestMetrics
 from wva_adapter.serve.guard import Guard
 from wva_adapter.serve.hot import MetricReads
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import own_pair, server_context, trust_clients
 
 
 class Value(BaseModel):
@@ -70,8 +70,8 @@ def plain_app() -> FastAPI:
 async def serve(folder: Path, stop: asyncio.Event) -> None:
     """Serve the three until ``stop`` is set."""
     trust = write_pki(folder)
-    context = server_context(own_pair(folder / "serving", (), datetime.now(UTC)))
-    trust_clients(context, trust.pem)
+    tls = own_tls(folder / "serving")
+    tls.trust_clients(trust.pem)
     reviews = FixtureReviews()
     authenticator, authorizer = Authenticator(reviews, trust), Authorizer(reviews)
     reads = MetricReads(FixtureMetrics(), clock=lambda: AT_S)
@@ -87,7 +87,7 @@ async def serve(folder: Path, stop: asyncio.Event) -> None:
         in_front(app, reads, metrics=metrics),
         plain_app(),
     )
-    servers = [Server(port, host="127.0.0.1", port=0, ssl_context=context) for port in ports]
+    servers = [Server(port, host="127.0.0.1", port=0, ssl_context=tls.context) for port in ports]
     for server in servers:
         await server.start()
     print(*(server.port for server in servers), flush=True)

@@ -19,6 +19,7 @@ import click
 import uvloop
 
 from tests.pki import Authority
+from tests.serve.fixture import own_tls
 from wva_adapter.core.answer import Answer, Item, Items, Matcher, NoPlan, NotFound
 from wva_adapter.errors import ConfigError
 from wva_adapter.publish.board import Board
@@ -32,7 +33,6 @@ from wva_adapter.serve.hot import MetricReads, Told
 from wva_adapter.serve.identity import AUTHENTICATED, IdentityHeaders, User
 from wva_adapter.serve.reviews import Access, AccessSpec
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import own_pair, server_context, trust_clients
 from wva_adapter.serve.trust import Bundle, FrontProxy, Trust
 from wva_adapter.serve.wire import Refusal, bad_request, internal_error
 
@@ -144,8 +144,8 @@ async def serve(pki: Path, port: int, stop: asyncio.Event) -> None:
         ConfigError: The port is in use.
     """
     trust = write_pki(pki)
-    context = server_context(own_pair(pki / "serving", (), datetime.now(UTC)))
-    trust_clients(context, trust.pem)
+    tls = own_tls(pki / "serving")
+    tls.trust_clients(trust.pem)
     reviews = FixtureReviews()
     authenticator, authorizer = Authenticator(reviews, trust), Authorizer(reviews)
     reads = MetricReads(FixtureMetrics(), clock=lambda: AT_S)
@@ -161,7 +161,7 @@ async def serve(pki: Path, port: int, stop: asyncio.Event) -> None:
         metrics=requests,
     )
     server = Server(
-        port_app, host="127.0.0.1", port=port, ssl_context=context, listen_anywhere=True
+        port_app, host="127.0.0.1", port=port, ssl_context=tls.context, listen_anywhere=True
     )
     await server.start()
     click.echo("ready")

@@ -6,11 +6,11 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.serve.fixture import own_tls
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.snapshot import Snapshot, VariantState
@@ -19,7 +19,6 @@ from wva_adapter.publish.board import Board
 from wva_adapter.serve.app import create_app
 from wva_adapter.serve.hot import MetricReads
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import own_pair, server_context
 
 KEY = VariantKey("chat", "llama")
 
@@ -54,9 +53,8 @@ class Target:
 async def controlled(
     folder: Path, target: Target, board: Board, *, maximum: int = 20
 ) -> AsyncIterator[HpaController]:
-    pair = own_pair(folder, (), datetime.now(UTC))
     app = create_app(MetricReads(board, clock=lambda: 0.0), board, metrics=lambda: b"", ready={})
-    server = Server(app, host="127.0.0.1", port=0, ssl_context=server_context(pair))
+    server = Server(app, host="127.0.0.1", port=0, ssl_context=own_tls(folder).context)
     await server.start()
     scaling = Scaling(KEY, 1, maximum, replicas=lambda: target.replicas, scale=target.scale)
     context = ssl.create_default_context(cafile=folder / "ca.crt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -56,7 +56,6 @@ async def nothing_breaks(port: Door, caplog: pytest.LogCaptureFixture) -> AsyncI
 
 
 @pytest.fixture(autouse=True, scope="session")
-def quiet() -> Iterator[None]:
+def quiet() -> None:
     # Each request of the tests' own client would be a line.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    yield

@@ -73,7 +73,7 @@ async def test_no_second_request_hides_in_the_body_of_a_first(
 async def test_nothing_in_a_trailer_is_said_by_the_proxy(door: Door, trailer: bytes) -> None:
     name = trailer.partition(b":")[0]
     body = b"1\r\nx\r\n0\r\n" + trailer + b"\r\n\r\n"
-    said = (*as_user("bob"), CHUNKED, b"Trailer: " + name)
+    said: tuple[str | bytes, ...] = (*as_user("bob"), CHUNKED, b"Trailer: " + name)
     raw = request(M1, *said, body=body)
     assert statuses(await say(door, raw, door.certificates.proxy)) == [403]
     assert door.let_in == []

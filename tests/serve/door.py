@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -14,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.collect.apiserver import eventually
 from tests.serve.cluster import Certificates, ReviewingApi, trusting
-from tests.serve.fixture import AT_S, KUBECTL, Fixture, an_app
+from tests.serve.fixture import AT_S, KUBECTL, Fixture, an_app, own_tls
 from wva_adapter.core.answer import Matcher
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.serve.app import in_front
@@ -24,7 +23,6 @@ from wva_adapter.serve.envelope import Envelope
 from wva_adapter.serve.hot import MetricReads, Told
 from wva_adapter.serve.identity import User
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import own_pair, server_context, trust_clients
 from wva_adapter.serve.trust import Trust
 
 
@@ -61,16 +59,14 @@ class Door:
     ) -> None:
         self.api = api
         self.certificates = certificates
-        pair = own_pair(folder / "serving", (), datetime.now(UTC))
-        assert pair.ca_file is not None
-        self.ca_file = pair.ca_file
-        context = server_context(pair)
+        self.ca_file = folder / "serving" / "ca.crt"
+        tls = own_tls(folder / "serving")
         cluster = KubernetesApi(api.write_kubeconfig(folder / "kubeconfig"))
         self.delegation = Delegation(
             cluster,
             files=files,
             lookup=lookup,
-            on_client_cas=lambda pem: trust_clients(context, pem),
+            on_client_cas=tls.trust_clients,
             clock=clock,
         )
         self.provider = Witness()
@@ -84,7 +80,7 @@ class Door:
             app = in_front(an_app(), reads, guard=guard)
         else:
             app = Envelope(guard(app))
-        self.server = Server(app, host="127.0.0.1", port=0, ssl_context=context)
+        self.server = Server(app, host="127.0.0.1", port=0, ssl_context=tls.context)
 
     def _noting(self, inside: ASGIApp) -> ASGIApp:
         async def note(scope: Scope, receive: Receive, send: Send) -> None:

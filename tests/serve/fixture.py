@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,8 +15,10 @@ from fastapi import FastAPI
 
 from wva_adapter.core.answer import Answer, Item, Items, Matcher, NoPlan, NotFound
 from wva_adapter.serve.app import create_app, in_front
+from wva_adapter.serve.certificates import own_pair
 from wva_adapter.serve.health import Check
 from wva_adapter.serve.hot import MetricReads, Told
+from wva_adapter.serve.tls import ServingTls
 from wva_adapter.serve.wire import internal_error
 
 GROUP = "/apis/external.metrics.k8s.io"
@@ -23,6 +26,11 @@ VERSION = f"{GROUP}/v1beta1"
 NAMESPACE = f"{VERSION}/namespaces/default"
 KUBECTL = {"Accept": "application/json, */*", "User-Agent": "kubectl/v1.35.0"}
 AT_S = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+
+
+def own_tls(folder: Path, *names: str) -> ServingTls:
+    """The TLS of an own certificate, whose authority is ``ca.crt`` in the folder."""
+    return ServingTls(lambda: own_pair(folder, names, datetime.now(UTC)))
 
 
 def an_item(

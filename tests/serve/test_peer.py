@@ -6,7 +6,6 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from tests.serve.cluster import Certificates, trusting
+from tests.serve.fixture import own_tls
 from wva_adapter.serve import peer
 from wva_adapter.serve.identity import Peer
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import own_pair, server_context, trust_clients
 
 pytestmark = pytest.mark.anyio
 
@@ -31,14 +30,12 @@ class Port:
     """A server whose application shows what it was given."""
 
     def __init__(self, folder: Path, certificates: Certificates) -> None:
-        pair = own_pair(folder / "serving", (), datetime.now(UTC))
-        assert pair.ca_file is not None
-        self.ca_file = pair.ca_file
-        context = server_context(pair)
-        for authority in (certificates.client_ca, certificates.proxy_ca):
-            trust_clients(context, authority.file.read_bytes())
+        self.ca_file = folder / "serving" / "ca.crt"
+        tls = own_tls(folder / "serving")
+        authorities = (certificates.client_ca, certificates.proxy_ca)
+        tls.trust_clients(b"".join(authority.file.read_bytes() for authority in authorities))
         self.scopes: list[Scope] = []
-        self.server = Server(self, host="127.0.0.1", port=0, ssl_context=context)
+        self.server = Server(self, host="127.0.0.1", port=0, ssl_context=tls.context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/read":

@@ -8,17 +8,15 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.serve.fixture import NAMESPACE, an_app
+from tests.serve.fixture import NAMESPACE, an_app, own_tls
 from wva_adapter.errors import ConfigError
 from wva_adapter.serve.server import Server
-from wva_adapter.serve.tls import own_pair, server_context
 
 pytestmark = pytest.mark.anyio
 
@@ -26,14 +24,14 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tls")
-    own_pair(path, ("wva.default.svc",), datetime.now(UTC))
+    own_tls(path, "wva.default.svc")
     return path
 
 
 def a_server(
     directory: Path, app: ASGIApp | None = None, *, host: str = "127.0.0.1", port: int = 0
 ) -> Server:
-    context = server_context(own_pair(directory, ("wva.default.svc",), datetime.now(UTC)))
+    context = own_tls(directory, "wva.default.svc").context
     return Server(app or an_app(), host=host, port=port, ssl_context=context)
 
 
@@ -133,7 +131,7 @@ async def test_other_addresses_than_loopback_are_refused_where_nobody_is_authent
 
 
 async def test_a_port_that_authenticates_listens_anywhere(directory: Path) -> None:
-    context = server_context(own_pair(directory, ("wva.default.svc",), datetime.now(UTC)))
+    context = own_tls(directory, "wva.default.svc").context
     server = Server(an_app(), host="0.0.0.0", port=0, ssl_context=context, listen_anywhere=True)
     async with (
         running(server),
@@ -150,7 +148,7 @@ async def test_an_address_that_is_none_is_refused(directory: Path) -> None:
 
 
 async def test_an_address_of_another_machine_is_refused(directory: Path) -> None:
-    context = server_context(own_pair(directory, ("wva.default.svc",), datetime.now(UTC)))
+    context = own_tls(directory, "wva.default.svc").context
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1 port 0: Cannot assign"):
         Server(an_app(), host="192.0.2.1", port=0, ssl_context=context, listen_anywhere=True)
 

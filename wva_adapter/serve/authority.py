@@ -46,16 +46,11 @@ class CertificateAuthority:
         key = ec.generate_private_key(ec.SECP256R1())
         # The date in the name tells a renewed authority from the one before it.
         name = _name(f"wva-adapter-ca@{int(now.timestamp())}")
-        certificate = (
-            _draft(name, name, key.public_key(), now, now + _AUTHORITY_LIFE)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-            )
-            .sign(key, SHA256())
+        draft = _draft(name, name, key.public_key(), now, now + _AUTHORITY_LIFE)
+        # One authority may stand between it and what it vouches for: the one that follows it.
+        return cls(
+            _authority(draft, key.public_key(), authorities_below=1).sign(key, SHA256()), key
         )
-        return cls(certificate, key)
 
     @property
     def pair(self) -> KeyPair:
@@ -80,6 +75,25 @@ class CertificateAuthority:
             .sign(self.key, SHA256())
         )
         return _pem(certificate, key)
+
+    def certified_by(self, former: CertificateAuthority, now: datetime) -> bytes:
+        """Return a certificate of this authority by the one before it, in PEM.
+
+        Whoever trusts only the former one accepts with it what this one signs, until the former
+        one expires.
+        """
+        subject, key = self.certificate.subject, self.key.public_key()
+        until = former.certificate.not_valid_after_utc
+        draft = _draft(subject, former.certificate.subject, key, now, until)
+        certificate = (
+            _authority(draft, key, authorities_below=0)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(former.key.public_key()),
+                critical=False,
+            )
+            .sign(former.key, SHA256())
+        )
+        return certificate.public_bytes(Encoding.PEM)
 
     def issued(self, certificate: x509.Certificate) -> bool:
         """Return whether this authority signed the certificate."""
@@ -106,6 +120,18 @@ def write_file(file: Path, content: bytes, *, mode: int) -> None:
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
         stream.write(content)
     draft.replace(file)
+
+
+def _authority(
+    draft: x509.CertificateBuilder, key: ec.EllipticCurvePublicKey, *, authorities_below: int
+) -> x509.CertificateBuilder:
+    return (
+        draft.add_extension(
+            x509.BasicConstraints(ca=True, path_length=authorities_below), critical=True
+        )
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
 
 
 def _draft(

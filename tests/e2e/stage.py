@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,8 @@ class Stage:
     def _watch(self, path: str, shape: Any) -> Watch[Any]:
         return Watch(self._api, path, shape, on_change=self._note, clock=time.monotonic)
 
-    async def start(self, *, maxima: Mapping[str, int]) -> None:
-        """Deploy one replica per variant; return once both serve."""
+    async def start(self, autoscalers: Sequence[Mapping[str, Any]]) -> None:
+        """Deploy one replica per variant and what scales them; return once both serve."""
         await self._plane.kubectl("create", "namespace", self.namespace)
         await self.gateway.start()
         self._agent.route(self.namespace, self.gateway)
@@ -78,7 +78,7 @@ class Stage:
         await self._plane.apply(
             *(a_deployment(name, self.namespace, product) for name, product in products.items())
         )
-        await self._plane.apply(*self._hpas(maxima))
+        await self._plane.apply(*autoscalers)
         await self.until(lambda: self.ready() == {CHEAP: 1, DEAR: 1}, "both variants serve")
 
     async def stop(self) -> None:
@@ -90,14 +90,6 @@ class Stage:
         await self.gateway.stop()
         await self._api.close()
         await self._plane.kubectl("delete", "namespace", self.namespace, "--wait=false")
-
-    def _hpas(self, maxima: Mapping[str, int]) -> list[dict[str, Any]]:
-        text = (ROOT / "manifests" / "samples" / "hpas.yaml").read_text()
-        hpas: list[dict[str, Any]] = list(yaml.safe_load_all(text))
-        for hpa in hpas:
-            hpa["metadata"]["namespace"] = self.namespace
-            hpa["spec"]["maxReplicas"] = maxima[hpa["metadata"]["name"]]
-        return hpas
 
     def load(self, *schedule: tuple[float, float], seed: int = 1) -> asyncio.Task[LoadResult]:
         """Send requests at these rates, as ``(seconds, requests per second)``, straight between.
@@ -173,6 +165,16 @@ class Stage:
             at_s = round(time.monotonic() - self._began, 1)
             self.timeline.append((at_s, counts))
             tell(f"{self.namespace}: {at_s:6.1f} s  {CHEAP} {counts[CHEAP]}, {DEAR} {counts[DEAR]}")
+
+
+def sample_hpas(namespace: str, maxima: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the sample HPAs for a namespace, with these maxima."""
+    text = (ROOT / "manifests" / "samples" / "hpas.yaml").read_text()
+    hpas: list[dict[str, Any]] = list(yaml.safe_load_all(text))
+    for hpa in hpas:
+        hpa["metadata"]["namespace"] = namespace
+        hpa["spec"]["maxReplicas"] = maxima[hpa["metadata"]["name"]]
+    return hpas
 
 
 def _serves(pod: Pod) -> bool:

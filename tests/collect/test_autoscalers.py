@@ -212,6 +212,24 @@ def test_a_wrong_reading_takes_the_count_away_even_where_it_was_right_before() -
     assert view.spec_replicas is None
 
 
+@pytest.mark.parametrize("bounds", [{}, {"minReplicaCount": 2, "idleReplicaCount": 0}])
+def test_a_fallback_of_none_is_named_where_the_target_may_be_switched_off(
+    bounds: Document,
+) -> None:
+    none: Document = {"fallback": {"failureThreshold": 3, "replicas": 0}}
+    result = described(scaled_objects=[a_scaled_object(spec={**bounds, **none})])
+    (problem,) = result.problems
+    assert problem == (
+        "ScaledObject chat/llama-a100: fallback.replicas is 0, want a count, or no fallback: "
+        "KEDA takes the first failed request for a count of 0"
+    )
+    assert [view.spec_replicas for view in result.views] == [3]
+
+    some: Document = {"fallback": {"failureThreshold": 3, "replicas": 2}}
+    for harmless in ({**bounds, **some}, {"minReplicaCount": 1, **none}):
+        assert described(scaled_objects=[a_scaled_object(spec=harmless)]).problems == ()
+
+
 def test_an_hpa_and_a_scaled_object_on_one_target_are_named() -> None:
     result = described(hpas=[an_hpa()], scaled_objects=[a_scaled_object("so")])
     (view,) = result.views

@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 
+from tests.e2e.adapter import API_SERVICE
 from tests.e2e.binaries import keda
 from tests.e2e.cluster import ControlPlane, free_port, tell
-from tests.e2e.pki import Authority
+from tests.pki import Authority
 
 NAMESPACE = "keda"
-API_SERVICE = "v1beta1.external.metrics.k8s.io"
 
 _OPERATOR = f"keda-operator.{NAMESPACE}.svc"
 _METRICS_SERVER = "keda-metrics-apiserver"

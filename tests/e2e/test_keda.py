@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.e2e.adapter import NAMESPACE, ROOT, SERVICE, AdapterProcess
-from tests.e2e.cluster import ControlPlane
+from tests.e2e.adapter import API_SERVICE, NAMESPACE, ROOT, SERVICE, AdapterProcess
+from tests.e2e.cluster import HPA_SYNC_S, ControlPlane, tell
 from tests.e2e.conftest import a_control_plane
+from tests.e2e.keda_process import NAMESPACE as KEDA_NAMESPACE
 from tests.e2e.keda_process import KedaProcesses
 from tests.e2e.service_proxy import ServiceProxy
-from tests.e2e.stage import CHEAP, DEAR, NODES, Stage
+from tests.e2e.stage import CHEAP, DEAR, NODES, Stage, a_deployment, sample_hpas
 from wva_adapter.emulator.node import NodeAgent
 
 pytestmark = pytest.mark.anyio
 
+METRIC = "s0-metric-api-desiredReplicas"
+"""What KEDA calls what its first trigger reads."""
 SAMPLES = ROOT / "manifests" / "samples"
 
 
@@ -62,37 +67,173 @@ async def cluster(plane: ControlPlane) -> AsyncIterator[Cluster]:
             shutil.copy(adapter.log, plane.logs)
 
 
-def sample(name: str) -> list[dict[str, Any]]:
-    """Return the objects of a sample manifest as they stand."""
-    return list(yaml.safe_load_all((SAMPLES / f"{name}.yaml").read_text()))
+@pytest.fixture
+async def stage(cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """A namespace named by the story's mark, with nothing in it yet."""
+    stage = Stage(cluster.plane, cluster.agent, request.param)
+    yield stage
+    await stage.stop()
 
 
-async def test_both_sample_scaled_objects_follow_the_load_up_and_down(cluster: Cluster) -> None:
-    stage = Stage(cluster.plane, cluster.agent, "chat")
-    scaled_by_http, scaled_by_query = (
-        sample("scaledobject-metrics-api"),
-        sample("scaledobject-prometheus"),
+def in_namespace(name: str) -> pytest.MarkDecorator:
+    """Mark where a story plays."""
+    return pytest.mark.parametrize("stage", [name], indirect=True, ids=[name])
+
+
+def sample(name: str, namespace: str = "chat") -> list[dict[str, Any]]:
+    """Return the objects of a sample manifest: as they stand in chat, moved elsewhere."""
+    text = (SAMPLES / f"{name}.yaml").read_text()
+    return list(
+        yaml.safe_load_all(
+            text.replace("namespace: chat", f"namespace: {namespace}")
+            .replace("/v1/desired/chat/", f"/v1/desired/{namespace}/")
+            .replace('exported_namespace="chat"', f'exported_namespace="{namespace}"')
+        )
     )
-    trigger = scaled_by_query[0]["spec"]["triggers"][0]
-    trigger["type"] = "metrics-api"
-    trigger["metadata"] = {
-        **scaled_by_http[0]["spec"]["triggers"][0]["metadata"],
-        "url": f"https://wva-adapter.wva-system.svc/v1/desired/chat/{DEAR}",
-    }
+
+
+def over_http(variant: str, namespace: str, **spec: Any) -> dict[str, Any]:
+    """Return the sample that asks over HTTP, for another variant."""
+    (scaled,) = sample("scaledobject-metrics-api", namespace)
+    scaled["metadata"]["name"] = scaled["spec"]["scaleTargetRef"]["name"] = variant
+    (trigger,) = scaled["spec"]["triggers"]
+    trigger["metadata"]["url"] = trigger["metadata"]["url"].replace(CHEAP, variant)
+    scaled["spec"] |= spec
+    return scaled
+
+
+async def condition(cluster: Cluster, stage: Stage, variant: str, kind: str) -> dict[str, str]:
+    """Return a condition of a ScaledObject; empty where it has none of this kind."""
+    found = await cluster.plane.get("scaledobject", variant, "-n", stage.namespace)
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == kind), {})
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], what: str, within_s: float = 30) -> None:
+    began = time.monotonic()
+    while not await holds():
+        assert time.monotonic() - began < within_s, f"after {within_s:g} s not true: {what}"
+        await asyncio.sleep(1)
+    tell(f"{what} after {time.monotonic() - began:.1f} s")
+
+
+@in_namespace("chat")
+async def test_the_sample_scaled_objects_follow_the_load_up_and_down_to_none(
+    cluster: Cluster, stage: Stage
+) -> None:
+    await stage.start(
+        [
+            *sample("keda-reader"),
+            *sample("scaledobject-metrics-api"),
+            over_http(DEAR, "chat", minReplicaCount=0, pollingInterval=5, cooldownPeriod=0),
+        ],
+        dear=0,
+    )
+    # Four A100s carry 10 req/s at most, and one H100 4.5 more.
+    load = stage.load((0, 2), (5, 16), (120, 16))
+    await stage.until(
+        lambda: stage.counts() == {CHEAP: 4, DEAR: 0},
+        "the cheap one is at its maximum, the dear one still off",
+    )
+    await stage.until(lambda: stage.counts() == {CHEAP: 4, DEAR: 1}, "the dear one is woken")
+    await stage.until(lambda: stage.counts()[DEAR] > 1, "the dear one grows")
+    load.cancel()
+    await stage.until(
+        lambda: stage.counts() == {CHEAP: 1, DEAR: 0},
+        "the cheap one is at its minimum and the dear one off",
+        within_s=150,
+    )
+
+
+@in_namespace("shared")
+async def test_keda_keeps_the_external_metrics_api_and_the_adapter_is_read_past_it(
+    cluster: Cluster, stage: Stage
+) -> None:
+    before = await cluster.plane.get("apiservice", API_SERVICE)
+    hpas = sample_hpas("shared", {CHEAP: 4, DEAR: 4})
+    native = next(hpa for hpa in hpas if hpa["metadata"]["name"] == DEAR)
+    await stage.start([*sample("keda-reader", "shared"), over_http(CHEAP, "shared"), native])
+    reader = (await cluster.adapter.explain("shared", CHEAP))["reader"]
+    assert (reader["kind"], reader["name"]) == ("ScaledObject", f"shared/{CHEAP}")
+    assert (reader["served"], reader["will_set"]) == (1, 1)
+
+    # KEDA answers its own HPA through the API, with what the adapter told it.
+    metrics = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/shared/{METRIC}"
+    selector = f"?labelSelector=scaledobject.keda.sh%2Fname%3D{CHEAP}"
+    answer = json.loads(await cluster.plane.kubectl("get", "--raw", metrics + selector))
+    assert [item["value"] for item in answer["items"]] == ["1"]
+
+    async def keda_reads() -> bool:
+        active = await stage.hpa_condition(f"keda-hpa-{CHEAP}", "ScalingActive")
+        return active.get("reason") == "ValidMetricFound"
+
+    async def native_is_refused() -> bool:
+        active = await stage.hpa_condition(DEAR, "ScalingActive")
+        return active.get("reason") == "FailedGetExternalMetric"
+
+    await eventually(keda_reads, "shared: KEDA's HPA reads the count")
+    # KEDA knows nothing of our metrics: an HPA that names one holds its count.
+    await eventually(native_is_refused, "shared: an HPA without a ScaledObject is refused")
+    assert stage.counts() == {CHEAP: 1, DEAR: 1}
+
+    after = await cluster.plane.get("apiservice", API_SERVICE)
+    assert after["spec"] == before["spec"]
+    assert after["spec"]["service"]["namespace"] == KEDA_NAMESPACE
+    assert (await cluster.adapter.get("/readyz")).status_code == 200
+
+
+@in_namespace("away")
+async def test_without_the_adapter_keda_holds_or_does_what_its_fallback_says(
+    cluster: Cluster, stage: Stage
+) -> None:
+    lone = "lone"  # a model of its own, that may be switched off
+    switched_off = over_http(
+        lone,
+        "away",
+        minReplicaCount=0,
+        pollingInterval=2,
+        cooldownPeriod=0,
+        fallback={"failureThreshold": 1, "replicas": 0},
+    )
+    switched_off["metadata"]["annotations"]["llm-d.ai/model-id"] = lone
+    await stage.start(
+        [
+            *sample("keda-reader", "away"),
+            over_http(CHEAP, "away"),
+            over_http(DEAR, "away", fallback={"failureThreshold": 1, "replicas": 3}),
+            a_deployment(lone, "away", NODES[0].product),
+            switched_off,
+        ],
+        cheap=2,
+    )
+
+    async def all_read() -> bool:
+        found = [
+            await stage.hpa_condition(f"keda-hpa-{name}", "ScalingActive")
+            for name in (CHEAP, DEAR, lone)
+        ]
+        return all(active.get("reason") == "ValidMetricFound" for active in found)
+
+    await eventually(all_read, "away: all three are read")
+    assert stage.counts() == {CHEAP: 2, DEAR: 1, lone: 1}
+
+    cluster.adapter.kill()
     try:
-        await stage.start([*sample("keda-reader"), *scaled_by_http, *scaled_by_query])
+        # Until its threshold is passed, a fallback of none takes a failure for a count of none.
+        await stage.until(lambda: stage.counts()[lone] == 0, "a fallback of none switches off")
+        await stage.until(lambda: stage.counts()[lone] == 1, "and on again")
         await stage.until(
-            lambda: stage.counts() == {CHEAP: 1, DEAR: 0},
-            "without load the dear one is switched off",
+            lambda: stage.counts()[DEAR] == 3, "the fallback of 3 replicas is what there is"
         )
-        load = stage.load((0, 1), (10, 14), (120, 14))
-        await stage.until(lambda: stage.counts()[CHEAP] == 4, "the cheap one is at its maximum")
-        await stage.until(lambda: stage.counts()[DEAR] == 1, "the dear one is woken")
-        await stage.until(lambda: stage.counts()[DEAR] > 1, "the dear one grows too")
-        load.cancel()
-        await stage.until(
-            lambda: stage.counts() == {CHEAP: 1, DEAR: 0}, "both are as before", within_s=150
-        )
-        print(json.dumps(await cluster.adapter.explain("chat", CHEAP), indent=1))
+        held = await stage.hpa_condition(f"keda-hpa-{CHEAP}", "ScalingActive")
+        assert (held["status"], held["reason"]) == ("False", "FailedGetExternalMetric")
+        await asyncio.sleep(2 * HPA_SYNC_S)
+        assert stage.counts() == {CHEAP: 2, DEAR: 3, lone: 1}  # without a fallback it holds
     finally:
-        await stage.stop()
+        await cluster.adapter.start()
+
+    async def no_fallback() -> bool:
+        return (await condition(cluster, stage, DEAR, "Fallback")).get("status") == "False"
+
+    await eventually(no_fallback, "away: the adapter is read again")
+    await stage.until(lambda: stage.counts()[DEAR] < 3, "its count is what there is", within_s=60)

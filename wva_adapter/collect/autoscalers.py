@@ -45,6 +45,7 @@ class Claim:
         read_reader: Returns who makes a count of what is served, ``None`` where this autoscaler
             reads something else; raises ``ValueError`` where its numbers make no sense.
         misreading: Why it would not arrive at the count that it reads; ``None`` if it would.
+        risk: Why it would not hold while it cannot read; ``None`` if it would.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Claim:
     max_replicas: int | None
     read_reader: Callable[[], Reader | None]
     misreading: str | None = None
+    risk: str | None = None
 
     @property
     def managed(self) -> bool:
@@ -153,17 +155,25 @@ def _claim_of_scaled_object(scaled: ScaledObject, hpa: Autoscaler | None) -> Cla
         return Reader(title, tolerance_up=up, tolerance_down=down, shaped=False)
 
     idle, minimum, most = spec.idle_replica_count, spec.min_replica_count, spec.max_replica_count
+    lowest = (minimum or 0) if idle is None else idle
     misreadings = (_misreading(trigger, variant) for trigger in triggers)
+    risk = None
+    if lowest == 0 and spec.fallback is not None and spec.fallback.replicas == 0:
+        risk = (
+            f"{title}: fallback.replicas is 0, want a count, or no fallback: KEDA takes the first "
+            "failed request for a count of 0"
+        )
     return Claim(
         title=title,
         meta=meta,
         variant=variant,
         target_kind=spec.scale_target_ref.kind or "Deployment",
         target_name=spec.scale_target_ref.name,
-        min_replicas=(minimum or 0) if idle is None else idle,
+        min_replicas=lowest,
         max_replicas=_KEDA_MOST_REPLICAS if most is None else most,
         read_reader=read,
         misreading=next((f"{title}: {wrong}" for wrong in misreadings if wrong), None),
+        risk=risk,
     )
 
 

@@ -79,6 +79,7 @@ def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
             )
             continue
         problems += _rivalries(claim, all_claims)
+        problems += [] if claim.risk is None else [claim.risk]
         target, problem = _find_target(claim, objects)
         pods = [] if target is None else _pods_of(target, pods_of.get(key.namespace, ()))
         nodes = [

@@ -206,6 +206,10 @@ class AdvancedConfig(_Object, frozen=True):
     scaling_modifiers: ScalingModifiers = ScalingModifiers()
 
 
+class Fallback(_Object, frozen=True):
+    replicas: int
+
+
 class ScaledObjectSpec(_Object, frozen=True):
     scale_target_ref: TargetReference
     min_replica_count: int | None = None
@@ -213,6 +217,7 @@ class ScaledObjectSpec(_Object, frozen=True):
     idle_replica_count: int | None = None
     advanced: AdvancedConfig = AdvancedConfig()
     triggers: tuple[Trigger, ...] = ()
+    fallback: Fallback | None = None
 
 
 class ScaledObject(_Object, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,13 @@ def test_the_samples_send_the_token_of_an_account_that_may_list_the_counts() -> 
         (trigger,) = document["spec"]["triggers"]
         assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
         assert document["metadata"]["namespace"] == account["namespace"]
+
+
+def test_the_scaled_objects_of_the_readme_are_the_samples() -> None:
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    shown = [document for block in blocks for document in yaml.safe_load_all(block)]
+    assert [document for document in shown if document.get("kind") == "ScaledObject"] == [
+        *documents("samples", "scaledobject-metrics-api.yaml"),
+        *documents("samples", "scaledobject-prometheus.yaml"),
+    ]

@@ -102,6 +102,15 @@ def over_http(variant: str, namespace: str, **spec: Any) -> dict[str, Any]:
     return scaled
 
 
+def an_idle_deployment(name: str, namespace: str, replicas: int) -> dict[str, Any]:
+    """Return a Deployment of pods that no node agent makes an engine of."""
+    deployment = a_deployment(name, namespace, NODES[0].product, replicas)
+    template = deployment["spec"]["template"]
+    template["metadata"].pop("annotations")
+    template["spec"]["containers"][0].pop("resources")
+    return deployment
+
+
 async def condition(cluster: Cluster, stage: Stage, variant: str, kind: str) -> dict[str, str]:
     """Return a condition of a ScaledObject; empty where it has none of this kind."""
     found = await cluster.plane.get("scaledobject", variant, "-n", stage.namespace)
@@ -186,23 +195,24 @@ async def test_keda_keeps_the_external_metrics_api_and_the_adapter_is_read_past_
 async def test_without_the_adapter_keda_holds_or_does_what_its_fallback_says(
     cluster: Cluster, stage: Stage
 ) -> None:
-    lone = "lone"  # a model of its own, that may be switched off
-    switched_off = over_http(
-        lone,
-        "away",
-        minReplicaCount=0,
-        pollingInterval=2,
-        cooldownPeriod=0,
-        fallback={"failureThreshold": 1, "replicas": 0},
-    )
-    switched_off["metadata"]["annotations"]["llm-d.ai/model-id"] = lone
+    # Each is a model of its own, on pods that never serve: what they have is what they need.
+    fallbacks = {
+        "more": {"failureThreshold": 1, "replicas": 4},
+        "fewer": {"failureThreshold": 1, "replicas": 1},
+        "kept": {"failureThreshold": 1, "replicas": 1, "behavior": "currentReplicasIfHigher"},
+        "none": {"failureThreshold": 3, "replicas": 0},
+    }
+    scaled = {name: over_http(name, "away", fallback=fallbacks[name]) for name in fallbacks}
+    for name, scaled_object in scaled.items():
+        scaled_object["metadata"]["annotations"]["llm-d.ai/model-id"] = name
+    scaled["none"]["spec"] |= {"minReplicaCount": 0, "pollingInterval": 2, "cooldownPeriod": 0}
     await stage.start(
         [
             *sample("keda-reader", "away"),
             over_http(CHEAP, "away"),
-            over_http(DEAR, "away", fallback={"failureThreshold": 1, "replicas": 3}),
-            a_deployment(lone, "away", NODES[0].product),
-            switched_off,
+            over_http(DEAR, "away"),
+            *(an_idle_deployment(name, "away", replicas=2) for name in fallbacks),
+            *scaled.values(),
         ],
         cheap=2,
     )
@@ -210,30 +220,35 @@ async def test_without_the_adapter_keda_holds_or_does_what_its_fallback_says(
     async def all_read() -> bool:
         found = [
             await stage.hpa_condition(f"keda-hpa-{name}", "ScalingActive")
-            for name in (CHEAP, DEAR, lone)
+            for name in (CHEAP, DEAR, *fallbacks)
         ]
         return all(active.get("reason") == "ValidMetricFound" for active in found)
 
-    await eventually(all_read, "away: all three are read")
-    assert stage.counts() == {CHEAP: 2, DEAR: 1, lone: 1}
+    # Until the adapter has seen them, a fallback of none has switched off and on.
+    await eventually(all_read, "away: all are read")
+    held = {CHEAP: 2, DEAR: 1, "more": 2, "fewer": 2, "kept": 2}
+    before = stage.counts()
+    assert {name: before[name] for name in held} == held
+    assert before["none"] > 0
 
     cluster.adapter.kill()
     try:
         # Until its threshold is passed, a fallback of none takes a failure for a count of none.
-        await stage.until(lambda: stage.counts()[lone] == 0, "a fallback of none switches off")
-        await stage.until(lambda: stage.counts()[lone] == 1, "and on again")
-        await stage.until(
-            lambda: stage.counts()[DEAR] == 3, "the fallback of 3 replicas is what there is"
-        )
-        held = await stage.hpa_condition(f"keda-hpa-{CHEAP}", "ScalingActive")
-        assert (held["status"], held["reason"]) == ("False", "FailedGetExternalMetric")
+        await stage.until(lambda: stage.counts()["none"] == 0, "a fallback of none switches off")
+        await stage.until(lambda: stage.counts()["none"] == 1, "and on again")
+        after = {**held, "more": 4, "fewer": 1, "none": 1}
+        await stage.until(lambda: stage.counts() == after, "the others do as they say")
         await asyncio.sleep(2 * HPA_SYNC_S)
-        assert stage.counts() == {CHEAP: 2, DEAR: 3, lone: 1}  # without a fallback it holds
+        assert stage.counts() == after
+        # Without one, the HPA holds.
+        active = await stage.hpa_condition(f"keda-hpa-{CHEAP}", "ScalingActive")
+        assert (active["status"], active["reason"]) == ("False", "FailedGetExternalMetric")
     finally:
         await cluster.adapter.start()
 
     async def no_fallback() -> bool:
-        return (await condition(cluster, stage, DEAR, "Fallback")).get("status") == "False"
+        conditions = [await condition(cluster, stage, name, "Fallback") for name in fallbacks]
+        return all(found.get("status") == "False" for found in conditions)
 
     await eventually(no_fallback, "away: the adapter is read again")
-    await stage.until(lambda: stage.counts()[DEAR] < 3, "its count is what there is", within_s=60)
+    await eventually(all_read, "away: by all")

@@ -18,6 +18,7 @@ from aiohttp import web
 Document = dict[str, Any]
 
 HPAS = "/apis/autoscaling/v2/horizontalpodautoscalers"
+SCALED_OBJECTS = "/apis/keda.sh/v1alpha1/scaledobjects"
 DEPLOYMENTS = "/apis/apps/v1/deployments"
 STATEFUL_SETS = "/apis/apps/v1/statefulsets"
 PODS = "/api/v1/pods"

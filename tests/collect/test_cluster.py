@@ -13,10 +13,12 @@ from tests.collect.apiserver import (
     HPAS,
     NODES,
     PODS,
+    SCALED_OBJECTS,
     STATEFUL_SETS,
     ApiServer,
     eventually,
 )
+from tests.collect.test_autoscalers import a_scaled_object
 from tests.collect.test_manifests import a_node, a_pod, a_workload, an_hpa
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.cluster import ClusterSource
@@ -331,6 +333,39 @@ async def test_a_wrong_configuration_is_told_until_it_is_mended(
     api.put(HPAS, an_hpa(cost="3"))
     await eventually(lambda: source.problems == ())
     assert the_view(source).variant.cost_per_h == 3
+
+
+async def test_keda_may_come_and_go(api: ApiServer, clock: Clock, tmp_path: Path) -> None:
+    api.remove(HPAS, "llama-a100")
+    api.refused = {SCALED_OBJECTS: 404}  # its kind is not installed
+    kubeconfig = api.write_kubeconfig(tmp_path / "kubeconfig")
+    source = ClusterSource(kubeconfig, clock=clock, keda_absent_for_s=0.05)
+    await source.start()
+    assert source.view() == ()
+    await eventually(lambda: len(api.lists(SCALED_OBJECTS)) > 1)
+    clock.now_s += 3600
+    assert source.problems == ()  # that it is absent is no problem, however long
+
+    api.put(SCALED_OBJECTS, a_scaled_object())
+    api.refused.clear()
+    await eventually(lambda: replicas(source) == ["p-1", "p-2"])
+    assert the_view(source).problem is None
+
+    api.refused = {SCALED_OBJECTS: 404}
+    api.end_turn(SCALED_OBJECTS)
+    await eventually(lambda: source.view() == ())
+    await source.stop()
+
+
+async def test_without_the_right_to_see_scaled_objects_it_does_not_start(
+    api: ApiServer, clock: Clock, tmp_path: Path
+) -> None:
+    api.refused = {SCALED_OBJECTS: 403}
+    source = a_source(api, tmp_path, clock)
+    with pytest.raises(
+        ClusterError, match=r"scaledobjects: HTTP 403: .* needs the verbs get, list"
+    ):
+        await source.start()
 
 
 async def test_a_kubeconfig_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -9,13 +9,9 @@ import pytest
 
 from wva_adapter.collect.accelerators import normalise
 from wva_adapter.collect.assemble import VariantView
-from wva_adapter.collect.manifests import (
-    Described,
-    Objects,
-    describe,
-    parse_quantity,
-)
-from wva_adapter.collect.objects import Autoscaler, Node, Pod, Workload
+from wva_adapter.collect.autoscalers import parse_quantity
+from wva_adapter.collect.manifests import Described, Objects, describe
+from wva_adapter.collect.objects import Autoscaler, Node, Pod, ScaledObject, Workload
 from wva_adapter.collect.pods import read_replica
 from wva_adapter.core.fleet import Reader, VariantKey
 from wva_adapter.core.snapshot import Phase
@@ -116,16 +112,18 @@ def a_node(name: str = "n0", product: str = "NVIDIA-H100-80GB-HBM3") -> Document
 
 def described(
     *,
-    hpas: list[Document],
+    hpas: list[Document] | None = None,
+    scaled_objects: list[Document] | None = None,
     deployments: list[Document] | None = None,
     stateful_sets: list[Document] | None = None,
     pods: list[Document] | None = None,
     nodes: list[Document] | None = None,
     before: Described | None = None,
 ) -> Described:
-    """Describe a cluster of these objects: one Deployment per HPA where nothing else is said."""
+    """Describe a cluster of these objects: all Deployments that are scaled, if not said which."""
     if deployments is None:
-        deployments = [a_workload(hpa["spec"]["scaleTargetRef"]["name"]) for hpa in hpas]
+        scaled = [*(hpas or ()), *(scaled_objects or ())]
+        deployments = [a_workload(one["spec"]["scaleTargetRef"]["name"]) for one in scaled]
 
     def by_place(documents: list[Document] | None, shape: Any) -> Any:
         known = [msgspec.convert(document, shape) for document in documents or []]
@@ -133,6 +131,7 @@ def described(
 
     objects = Objects(
         autoscalers=by_place(hpas, Autoscaler),
+        scaled_objects=by_place(scaled_objects, ScaledObject),
         deployments=by_place(deployments, Workload),
         stateful_sets=by_place(stateful_sets, Workload),
         pods=by_place(pods, Pod),

@@ -38,6 +38,17 @@ def test_a_small_step_up_says_that_it_is_ignored() -> None:
     assert "stays at 20: the step to 21 is inside its tolerance" in signal.why
 
 
+def test_who_reads_the_count_itself_is_served_nothing_else_and_told_what_it_ignores() -> None:
+    keda = Reader("ScaledObject chat/llama", shaped=False)
+    signal = served(9, 10, reader=keda)
+    assert (signal.value_milli, signal.arrives_at) == (9000, 10)
+    assert signal.why is not None
+    assert "ScaledObject chat/llama stays at 10: the step to 9 is inside its tolerance" in (
+        signal.why
+    )
+    assert served(8, 10, reader=keda) == Signal(8000, 8, None)
+
+
 def test_zero_is_served_as_zero() -> None:
     assert served(0, 1).value_milli == 0
     assert served(0, 3, reader=VALUE).value_milli == 0

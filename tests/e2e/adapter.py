@@ -48,8 +48,17 @@ class AdapterProcess:
     def log(self) -> Path:
         return self._folder / "adapter.log"
 
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def ca(self) -> Path:
+        """The file of the authority that signed its certificate."""
+        return self._folder / "certificates" / "ca.crt"
+
     async def install(self) -> None:
-        """Apply the manifests, with a Service that leads to this machine; start; register."""
+        """Apply the manifests and start."""
         await self._plane.kubectl("apply", "-k", str(ROOT / "manifests" / "base"))
         token = await self._plane.kubectl(
             "create", "token", SERVICE, "-n", NAMESPACE, "--duration=3h"
@@ -57,6 +66,9 @@ class AdapterProcess:
         self._plane.write_kubeconfig(self._folder / "kubeconfig", token=token.strip())
         self._write_settings()
         await self.start()
+
+    async def register(self) -> None:
+        """Become who answers external.metrics.k8s.io, by a Service that leads to this machine."""
         await self._plane.kubectl("apply", "-k", str(self._write_overlay()))
         began = time.monotonic()
         await self._plane.kubectl(
@@ -81,7 +93,7 @@ class AdapterProcess:
         """Return a kustomization of the manifests whose Service and APIService lead to us."""
         overlay = self._folder / "overlay"
         overlay.mkdir()
-        bundle = (self._folder / "certificates" / "ca.crt").read_bytes()
+        bundle = self.ca.read_bytes()
         service = {"type": "ExternalName", "externalName": "localhost"}
         document = {
             # Kustomize takes no absolute paths.
@@ -170,8 +182,7 @@ class AdapterProcess:
         Args:
             headers: Asks as nobody, with these.
         """
-        ca = self._folder / "certificates" / "ca.crt"
-        context = ssl.create_default_context(cafile=str(ca))
+        context = ssl.create_default_context(cafile=str(self.ca))
         said = {"Accept": "application/json", **(headers or {})}
         if token is not None:
             said["Authorization"] = f"Bearer {token}"

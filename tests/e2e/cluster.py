@@ -140,17 +140,29 @@ class ControlPlane:
         self.require_alive()
         tell(f"control plane ready after {time.monotonic() - began:.1f} s on {self.url}")
 
-    def launch(self, part: str, *flags: str) -> subprocess.Popen[bytes]:
-        """Start one part of the binary, its output into a log of its name."""
+    def launch(
+        self,
+        part: str,
+        *flags: str,
+        program: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start one part of the binary, its output into a log of its name.
+
+        Args:
+            program: A program of its own to start instead; it ends with the control plane too.
+            environment: Variables that it gets beside the others.
+        """
         log = (self.logs / f"{part}.log").open("ab")
         self._files.append(log)
         # A group of its own: what it starts itself can be ended with it.
         process = subprocess.Popen(
-            [str(self._binary), part, *flags],
+            [str(self._binary), part, *flags] if program is None else [str(program), *flags],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=self.folder,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
         self._parts[part] = process

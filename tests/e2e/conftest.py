@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.e2e.adapter import AdapterProcess
 from tests.e2e.binaries import controlplane
 from tests.e2e.cluster import ControlPlane, tell
-from tests.e2e.stage import NODES, Stage
+from tests.e2e.stage import NODES, Stage, sample_hpas
 from wva_adapter.emulator.node import NodeAgent
 
 MakeStage = Callable[..., Awaitable[Stage]]
@@ -27,6 +28,13 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    with a_control_plane(request) as plane:
+        yield plane
+
+
+@contextmanager
+def a_control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """Start a control plane of its own; its logs stay where a test failed."""
     folder = Path(tempfile.mkdtemp(prefix="wva-e2e-"))
     plane = ControlPlane(controlplane(), folder)
     try:
@@ -37,7 +45,7 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
         if request.session.testsfailed:
             kept = Path(tempfile.mkdtemp(prefix="wva-e2e-logs-"))
             shutil.copytree(plane.logs, kept, dirs_exist_ok=True)
-            tell(f"logs of the control plane and the adapter are kept in {kept}")
+            tell(f"logs of the control plane and what ran beside it are kept in {kept}")
         shutil.rmtree(folder)
 
 
@@ -56,6 +64,7 @@ async def adapter(control_plane: ControlPlane) -> AsyncIterator[AdapterProcess]:
     adapter = AdapterProcess(control_plane, control_plane.folder / "adapter")
     try:
         await adapter.install()
+        await adapter.register()
         yield adapter
     finally:
         adapter.stop()
@@ -73,7 +82,7 @@ async def make_stage(
     async def make(namespace: str, *, maxima: Mapping[str, int]) -> Stage:
         stage = Stage(control_plane, agent, namespace)
         stages.append(stage)
-        await stage.start(maxima=maxima)
+        await stage.start(sample_hpas(namespace, maxima))
         return stage
 
     yield make

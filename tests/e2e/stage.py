@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,10 @@ class Stage:
     def _watch(self, path: str, shape: Any) -> Watch[Any]:
         return Watch(self._api, path, shape, on_change=self._note, clock=time.monotonic)
 
-    async def start(self, *, maxima: Mapping[str, int]) -> None:
-        """Deploy one replica per variant; return once both serve."""
+    async def start(
+        self, autoscalers: Sequence[Mapping[str, Any]], *, cheap: int = 1, dear: int = 1
+    ) -> None:
+        """Deploy so many replicas per variant and what scales them; return once all serve."""
         await self._plane.kubectl("create", "namespace", self.namespace)
         await self.gateway.start()
         self._agent.route(self.namespace, self.gateway)
@@ -74,12 +76,15 @@ class Stage:
             failure = await watch.listed(tries=5)
             if failure is not None:
                 raise failure
-        products = {CHEAP: NODES[0].product, DEAR: NODES[1].product}
+        replicas = {CHEAP: cheap, DEAR: dear}
         await self._plane.apply(
-            *(a_deployment(name, self.namespace, product) for name, product in products.items())
+            *(
+                a_deployment(name, self.namespace, node.product, replicas[name])
+                for name, node in zip(replicas, NODES, strict=True)
+            )
         )
-        await self._plane.apply(*self._hpas(maxima))
-        await self.until(lambda: self.ready() == {CHEAP: 1, DEAR: 1}, "both variants serve")
+        await self._plane.apply(*autoscalers)
+        await self.until(lambda: self.ready() == replicas, "both variants serve")
 
     async def stop(self) -> None:
         """End the clients and the gateway, and delete the namespace."""
@@ -90,14 +95,6 @@ class Stage:
         await self.gateway.stop()
         await self._api.close()
         await self._plane.kubectl("delete", "namespace", self.namespace, "--wait=false")
-
-    def _hpas(self, maxima: Mapping[str, int]) -> list[dict[str, Any]]:
-        text = (ROOT / "manifests" / "samples" / "hpas.yaml").read_text()
-        hpas: list[dict[str, Any]] = list(yaml.safe_load_all(text))
-        for hpa in hpas:
-            hpa["metadata"]["namespace"] = self.namespace
-            hpa["spec"]["maxReplicas"] = maxima[hpa["metadata"]["name"]]
-        return hpas
 
     def load(self, *schedule: tuple[float, float], seed: int = 1) -> asyncio.Task[LoadResult]:
         """Send requests at these rates, as ``(seconds, requests per second)``, straight between.
@@ -175,20 +172,30 @@ class Stage:
             tell(f"{self.namespace}: {at_s:6.1f} s  {CHEAP} {counts[CHEAP]}, {DEAR} {counts[DEAR]}")
 
 
+def sample_hpas(namespace: str, maxima: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the sample HPAs for a namespace, with these maxima."""
+    text = (ROOT / "manifests" / "samples" / "hpas.yaml").read_text()
+    hpas: list[dict[str, Any]] = list(yaml.safe_load_all(text))
+    for hpa in hpas:
+        hpa["metadata"]["namespace"] = namespace
+        hpa["spec"]["maxReplicas"] = maxima[hpa["metadata"]["name"]]
+    return hpas
+
+
 def _serves(pod: Pod) -> bool:
     return pod.metadata.deletion_timestamp is None and any(
         c.type == "Ready" and c.status == "True" for c in pod.status.conditions
     )
 
 
-def a_deployment(name: str, namespace: str, product: str) -> dict[str, Any]:
-    """Return a Deployment of one emulated engine on nodes with this accelerator."""
+def a_deployment(name: str, namespace: str, product: str, replicas: int = 1) -> dict[str, Any]:
+    """Return a Deployment of emulated engines on nodes with this accelerator."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
-            "replicas": 1,
+            "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
             "template": {
                 "metadata": {"labels": {"app": name}, "annotations": _ENGINE},

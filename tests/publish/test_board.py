@@ -361,6 +361,7 @@ def test_an_explanation_has_the_trail_the_pages_and_what_the_reader_does() -> No
         "name": "chat/llama-a100",
         "target_type": "AverageValue",
         "target": 1.0,
+        "shaped": True,
         "served": 3.0,
         "will_set": 3,
     }
@@ -394,6 +395,25 @@ def test_an_explanation_for_people_reads_from_top_to_bottom() -> None:
         "\n".join(lines)
     )
     assert lines[-1] == f"  next: {HPA.name} sets 3 at its next look, now 2"
+
+
+def test_a_scaled_object_is_a_reader_of_the_count_and_switches_off_after_its_cooldown() -> None:
+    keda = Reader("ScaledObject chat/llama-a100", shaped=False)
+    board = explained(a_state(a_variant(minimum=0, maximum=0, reader=keda), ready=1))
+    document, text = explanation(board).document, explanation(board).text
+    assert document["reader"] == {
+        "kind": "ScaledObject",
+        "name": "chat/llama-a100",
+        "target_type": "AverageValue",
+        "target": 1.0,
+        "shaped": False,
+        "served": 0,
+        "will_set": 0,
+    }
+    assert "  read by ScaledObject chat/llama-a100, target AverageValue 1, " in text
+    assert document["next"] == (
+        "ScaledObject chat/llama-a100 sets 0 after its cooldownPeriod, now 1"
+    )
 
 
 def test_a_reader_that_ignores_the_value_is_told_to_keep_its_count() -> None:

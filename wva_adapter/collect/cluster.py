@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.manifests import Described, Objects, describe
-from wva_adapter.collect.objects import Autoscaler, Node, Pod, Workload
+from wva_adapter.collect.objects import Autoscaler, Node, Pod, ScaledObject, Workload
 from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi, Refused
 from wva_adapter.kube.meta import ObjectKey
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _GROUPS = {
     "horizontalpodautoscalers": "/apis/autoscaling/v2",
+    "scaledobjects": "/apis/keda.sh/v1alpha1",
     "deployments": "/apis/apps/v1",
     "statefulsets": "/apis/apps/v1",
     "pods": "/api/v1",
@@ -33,7 +34,7 @@ Kind = TypeVar("Kind", bound=KubernetesObject)
 
 
 class ClusterSource:
-    """The variants that the managed HPAs of a cluster name.
+    """The variants that the managed HPAs and ScaledObjects of a cluster name.
 
     Args:
         kubeconfig: The file; ``None`` means the pod's own service account.
@@ -42,6 +43,7 @@ class ClusterSource:
         stale_after_s: How long a watch may be broken before its variants say so. They keep
             their last known state, and what carries a problem is never scaled down.
         watch_turn_s: How long one watch request lasts.
+        keda_absent_for_s: How long until a cluster without KEDA is asked again whether it has it.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ClusterSource:
         start_tries: int = 5,
         stale_after_s: float = 30.0,
         watch_turn_s: float = 60.0,
+        keda_absent_for_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = KubernetesApi(kubeconfig)
@@ -72,11 +75,13 @@ class ClusterSource:
                     on_change=self._note_change,
                     clock=clock,
                     turn_s=watch_turn_s,
+                    absent_for_s=keda_absent_for_s if shape is ScaledObject else None,
                 )
                 for place in places or [""]
             )
 
         self._autoscalers = follow("horizontalpodautoscalers", Autoscaler)
+        self._scaled_objects = follow("scaledobjects", ScaledObject)
         self._deployments = follow("deployments", Workload)
         self._stateful_sets = follow("statefulsets", Workload)
         self._pods = follow("pods", Pod)
@@ -132,9 +137,10 @@ class ClusterSource:
             for view in self._described.views
         )
 
-    def _watches(self) -> list[Watch[Autoscaler] | Watch[Workload] | Watch[Pod] | Watch[Node]]:
+    def _watches(self) -> list[Watch[Any]]:
         return [
             *self._autoscalers,
+            *self._scaled_objects,
             *self._deployments,
             *self._stateful_sets,
             *self._pods,
@@ -152,6 +158,7 @@ class ClusterSource:
         self._described = describe(
             Objects(
                 _merged(self._autoscalers),
+                _merged(self._scaled_objects),
                 _merged(self._deployments),
                 _merged(self._stateful_sets),
                 _merged(self._pods),

@@ -138,8 +138,8 @@ class Node(_Object, frozen=True):
 
 
 class TargetReference(_Object, frozen=True):
-    kind: str
     name: str
+    kind: str = ""
 
 
 class MetricIdentifier(_Object, frozen=True):
@@ -183,3 +183,45 @@ class Autoscaler(_Object, frozen=True):
 
     metadata: Meta
     spec: AutoscalerSpec
+
+
+class Trigger(_Object, frozen=True):
+    """One of the things by which KEDA scales; ``metadata`` is what its type wants to know."""
+
+    type: str
+    metric_type: str = ""
+    metadata: dict[str, str] = {}
+
+
+class AutoscalerConfig(_Object, frozen=True):
+    behavior: Behavior = Behavior()
+
+
+class ScalingModifiers(_Object, frozen=True):
+    formula: str = ""
+
+
+class AdvancedConfig(_Object, frozen=True):
+    horizontal_pod_autoscaler_config: AutoscalerConfig = AutoscalerConfig()
+    scaling_modifiers: ScalingModifiers = ScalingModifiers()
+
+
+class Fallback(_Object, frozen=True):
+    replicas: int
+
+
+class ScaledObjectSpec(_Object, frozen=True):
+    scale_target_ref: TargetReference
+    min_replica_count: int | None = None
+    max_replica_count: int | None = None
+    idle_replica_count: int | None = None
+    advanced: AdvancedConfig = AdvancedConfig()
+    triggers: tuple[Trigger, ...] = ()
+    fallback: Fallback | None = None
+
+
+class ScaledObject(_Object, frozen=True):
+    """KEDA's: what it makes an HPA of."""
+
+    metadata: Meta
+    spec: ScaledObjectSpec

@@ -27,6 +27,8 @@ class Reader:
         target: The target, in replicas for ``AverageValue``; positive.
         tolerance_up: Relative change upwards that it ignores, ``behavior.scaleUp.tolerance``.
         tolerance_down: The same downwards.
+        shaped: Whether the value may be shaped for its arithmetic: only who reads the external
+            metrics API gets such values, everyone else the count itself.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Reader:
     target: float = 1.0
     tolerance_up: float = 0.1
     tolerance_down: float = 0.1
+    shaped: bool = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and self.target > 0):

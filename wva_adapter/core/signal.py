@@ -62,7 +62,7 @@ def _for_average_value(desired: int, status_replicas: int, reader: Reader) -> Si
         )
 
     plain = target * desired
-    if arrives(plain) == desired or desired >= status_replicas or desired == 0:
+    if arrives(plain) == desired or desired >= status_replicas or desired == 0 or not reader.shaped:
         # Zero is never shaved, and no value can carry a small step up through the tolerance.
         return Signal(plain, arrives(plain), _ignored(desired, arrives(plain), reader))
     # Just above the step below: it still rounds up to the count and lies outside the tolerance.

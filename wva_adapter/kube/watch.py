@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 _PAGE_SIZE = 500
 _MOST_OF_AN_EVENT = 16 * 2**20
 """etcd holds no object beyond a few MiB; a longer line is no event."""
-_LIST_ANEW = (400, 410, 504)
-"""What a watch is refused with when its version is too old, unknown, or from another history."""
+_LIST_ANEW = (400, 404, 410, 504)
+"""What a watch is refused with when its version is too old, unknown, or from another history, or
+when the kind itself is gone."""
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 15.0
 
@@ -77,6 +78,9 @@ class Watch(Generic[Kind]):
         field_selector: Which of them; empty means all.
         turn_s: How long one watch request lasts. A connection that died silently is noticed
             when its turn is over.
+        absent_for_s: Where the cluster may lack the kind altogether, as without KEDA: how long
+            until it is looked for again, with no objects until then. ``None`` where a kind that
+            is missing is a failure.
         clock: Seconds on any scale, such as ``time.monotonic``.
     """
 
@@ -90,6 +94,7 @@ class Watch(Generic[Kind]):
         clock: Callable[[], float],
         field_selector: str = "",
         turn_s: float = 60.0,
+        absent_for_s: float | None = None,
     ) -> None:
         self.path = path
         self._selected: dict[str, str] = {"fieldSelector": field_selector} if field_selector else {}
@@ -99,6 +104,7 @@ class Watch(Generic[Kind]):
         self._on_change = on_change
         self._clock = clock
         self._turn_s = turn_s
+        self._absent_for_s = absent_for_s
         self._version: str | None = None
         self._listed = asyncio.Event()
         self._failed_since: float | None = None
@@ -135,7 +141,11 @@ class Watch(Generic[Kind]):
                 self._version = None
                 pause_s = 0.0 if self._clock() - began > 1 else _FIRST_PAUSE_S
             except ClusterError as error:
-                pause_s = await self._note_failure(error)
+                if self._absent_for_s is not None and _is_absence(error):
+                    await self._take({}, version=None)
+                    pause_s = self._absent_for_s
+                else:
+                    pause_s = await self._note_failure(error)
             else:
                 # A turn normally lasts as long as asked for; one that ends at once must not spin.
                 pause_s = 0.0 if self._clock() - began > 1 else _FIRST_PAUSE_S
@@ -175,7 +185,10 @@ class Watch(Generic[Kind]):
             if not page.metadata.continue_:
                 break
             query["continue"] = page.metadata.continue_
-        self.objects, self._version = found, page.metadata.resource_version
+        await self._take(found, version=page.metadata.resource_version)
+
+    async def _take(self, found: dict[ObjectKey, Kind], *, version: str | None) -> None:
+        self.objects, self._version = found, version
         self._note_success()
         async with self._progress:
             self._listed.set()
@@ -247,6 +260,10 @@ class Watch(Generic[Kind]):
         except msgspec.DecodeError as error:
             log.warning("object left out", extra={"resource": self.path, "problem": str(error)})
             return None
+
+
+def _is_absence(error: ClusterError) -> bool:
+    return isinstance(error, Refused) and error.status == 404
 
 
 Decoded = TypeVar("Decoded")

@@ -78,6 +78,8 @@ class Case:
             return f"{self.decision.desired} is served; no autoscaler is known to read it"
         if will_set == self.decision.current:
             return f"{reader.name} keeps {will_set}"
+        if will_set == 0 and not reader.shaped:
+            return f"{reader.name} sets 0 after its cooldownPeriod, now {self.decision.current}"
         return f"{reader.name} sets {will_set} at its next look, now {self.decision.current}"
 
 
@@ -184,6 +186,7 @@ def _reader_document(case: Case) -> Document | None:
         "name": name,
         "target_type": reader.target_type,
         "target": reader.target,
+        "shaped": reader.shaped,
         "served": case.decision.value_milli / 1000 if case.decision and served else None,
         "will_set": case.will_set,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -57,15 +58,52 @@ class Asked:
         return self.latencies_s[int(0.99 * (len(self.latencies_s) - 1))]
 
 
+def flood(question: Question, pid: int, *, for_s: float, connections: int = 8) -> Asked:
+    """Ask on all connections at once, again as soon as all have answered, and return how it went.
+
+    Blocking and in step, since a client that costs as much as the server would leave it idle.
+
+    Raises:
+        ValueError: An answer was not 200.
+    """
+    links = []
+    for _ in range(connections):
+        plain = socket.create_connection(("127.0.0.1", question.port))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        links.append(question.context.wrap_socket(plain))
+    head, latencies = question.head, []
+    before_s, began_s = cpu_s(pid), time.perf_counter()
+    while time.perf_counter() < began_s + for_s:
+        asked_s = time.perf_counter()
+        for link in links:
+            link.send(head)
+        for link in links:
+            _read(link)
+            latencies.append(time.perf_counter() - asked_s)
+    used_s = cpu_s(pid) - before_s
+    for link in links:
+        link.close()
+    return Asked(len(latencies), used_s, tuple(sorted(latencies)))
+
+
+def _read(link: ssl.SSLSocket) -> None:
+    answer = b""
+    while True:
+        answer += link.recv(65536)
+        head, separator, body = answer.partition(b"\r\n\r\n")
+        if not separator:
+            continue
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise ValueError(f"answered {head[:200]!r}")
+        length = head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]
+        if len(body) >= int(length):
+            return
+
+
 async def ask(
-    question: Question,
-    pid: int,
-    *,
-    for_s: float,
-    connections: int = 8,
-    rate_per_s: float | None = None,
+    question: Question, pid: int, *, for_s: float, rate_per_s: float, connections: int = 8
 ) -> Asked:
-    """Ask as fast as answers come, or at a rate, and return how it went.
+    """Ask at a steady rate, spread over the connections, and return how it went.
 
     Raises:
         ValueError: An answer was not 200.
@@ -75,14 +113,13 @@ async def ask(
         await asyncio.open_connection("127.0.0.1", question.port, ssl=question.context)
         for _ in range(connections)
     ]
-    pause_s = 0.0 if rate_per_s is None else connections / rate_per_s
+    pause_s = connections / rate_per_s
 
     async def work(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         due_s = began_s + pause_s * number / connections
-        while time.perf_counter() < began_s + for_s:
-            if pause_s:
-                await asyncio.sleep(due_s - time.perf_counter())
-                due_s += pause_s
+        while due_s < began_s + for_s:
+            await asyncio.sleep(due_s - time.perf_counter())
+            due_s += pause_s
             asked_s = time.perf_counter()
             writer.write(question.head)
             head = await reader.readuntil(b"\r\n\r\n")

@@ -76,6 +76,16 @@ KEDA = Module(
 )
 
 
+REFERENCE = Module(
+    "reference",
+    "the test adapter of custom-metrics-apiserver",
+    "v1.37.0",
+    {"test-adapter": "sigs.k8s.io/custom-metrics-apiserver/test-adapter"},
+    {},
+    minutes=4,
+)
+
+
 class Keda(NamedTuple):
     """KEDA's programs, and the folder with the definitions of its kinds."""
 
@@ -91,6 +101,15 @@ def controlplane() -> Path:
         SystemExit: Go is not installed, or the build failed; the message says which.
     """
     return _built(CONTROL_PLANE)["controlplane"]
+
+
+def reference() -> Path:
+    """Return the binary of the adapter that others are measured against, built where it is absent.
+
+    Raises:
+        SystemExit: As for ``controlplane``.
+    """
+    return _built(REFERENCE)["test-adapter"]
 
 
 def keda() -> Keda:

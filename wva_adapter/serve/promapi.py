@@ -210,10 +210,10 @@ def _answered(source: SeriesSource, asked: Mapping[str, str]) -> bytes:
 
 def _document(result: Vector | float, at_s: float) -> bytes:
     """Return the bytes of a success, its numbers written as Go writes them."""
-    at = _timestamp(at_s)
     if isinstance(result, float):
-        data = f'"scalar","result":[{at},"{_fixed(result)}"]'
+        data = f'"scalar","result":[{_fixed(round(at_s, 3))},"{_fixed(result)}"]'
     else:
+        at = _timestamp(at_s)
         samples = ",".join(
             f'{{"metric":{_labels(sample.labels)},"value":[{at},"{_number(sample.value)}"]}}'
             for sample in result
@@ -227,6 +227,7 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _timestamp(at_s: float) -> str:
+    """Return a time as Prometheus writes it beside a series: with no or three decimals."""
     seconds, milli = divmod(round(abs(at_s) * 1000), 1000)
     return f"{'-' if at_s < 0 else ''}{seconds}{f'.{milli:03}' if milli else ''}"
 

@@ -161,7 +161,7 @@ def _select(selector: Selector, source: SeriesSource) -> Vector:
             )
             for item in answer.items
         ]
-    return tuple(samples)
+    return tuple(sorted(samples, key=lambda sample: sorted(sample.labels.items())))
 
 
 def _named(selector: Selector, name: str) -> bool:

@@ -53,9 +53,3 @@ async def nothing_breaks(port: Door, caplog: pytest.LogCaptureFixture) -> AsyncI
     assert uncaught == []
     broken = [r for r in caplog.get_records("call") if r.exc_info or r.levelno >= logging.ERROR]
     assert broken == [], [record.getMessage() for record in broken]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def quiet() -> None:
-    # Each request of the tests' own client would be a line.
-    logging.getLogger("httpx").setLevel(logging.WARNING)

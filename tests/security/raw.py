@@ -10,13 +10,15 @@ from pathlib import Path
 from tests.serve.cluster import trusting
 from tests.serve.door import Door
 
+_ANSWERS_WITHIN_S = 2.0
+_QUIET_S = 0.05
 _STATUS = re.compile(rb"(?:^|\n)HTTP/1\.[01] (\d{3})")
 
 
 async def say(
-    door: Door, raw: bytes, pair: tuple[Path, Path] | None = None, *, quiet_s: float = 0.25
+    door: Door, raw: bytes, pair: tuple[Path, Path] | None = None, *, responses: int = 1
 ) -> bytes:
-    """Return all that comes back until the connection ends, or falls quiet."""
+    """Return all that comes back until the connection ends or, that many came, falls quiet."""
     answer = b""
     try:
         reader, writer = await asyncio.open_connection(
@@ -26,7 +28,9 @@ async def say(
         return answer
     try:
         writer.write(raw)
-        while chunk := await asyncio.wait_for(reader.read(65536), quiet_s):
+        while chunk := await asyncio.wait_for(
+            reader.read(65536), _ANSWERS_WITHIN_S if len(statuses(answer)) < responses else _QUIET_S
+        ):
             answer += chunk
     except (TimeoutError, OSError, ssl.SSLError):
         pass

@@ -73,8 +73,7 @@ async def test_no_second_request_hides_in_the_body_of_a_first(
 async def test_nothing_in_a_trailer_is_said_by_the_proxy(door: Door, trailer: bytes) -> None:
     name = trailer.partition(b":")[0]
     body = b"1\r\nx\r\n0\r\n" + trailer + b"\r\n\r\n"
-    said: tuple[str | bytes, ...] = (*as_user("bob"), CHUNKED, b"Trailer: " + name)
-    raw = request(M1, *said, body=body)
+    raw = request(M1, *as_user("bob"), CHUNKED, b"Trailer: " + name, body=body)
     assert statuses(await say(door, raw, door.certificates.proxy)) == [403]
     assert door.let_in == []
     (spec,) = [spec for spec in door.api.reviewed if "user" in spec] or [{"groups": [], "user": ""}]
@@ -222,8 +221,9 @@ async def test_no_other_protocol_lets_anybody_in(door: Door, raw: bytes) -> None
 
 async def test_each_request_of_a_connection_is_asked_who_it_is(door: Door) -> None:
     good, none = request(M1, "Authorization: Bearer good-1"), request(M1)
-    answer = await say(door, good + none + good + none)
+    answer = await say(door, good + none + good + none, responses=4)
     assert statuses(answer) == [200, 403, 200, 403]
     masters, bob = request(M1, *as_user("root", "system:masters")), request(M1, *as_user("bob"))
-    answer = await say(door, masters + bob + masters + bob, door.certificates.proxy)
+    raw = masters + bob + masters + bob
+    answer = await say(door, raw, door.certificates.proxy, responses=4)
     assert statuses(answer) == [200, 403, 200, 403]

@@ -97,7 +97,7 @@ async def _measure(port: int, pid: int) -> float:
     context = ssl._create_unverified_context()
     url = f"https://127.0.0.1:{port}"
     async with httpx.AsyncClient(verify=context, trust_env=False) as client:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             with suppress(httpx.TransportError):
                 explained = (await client.get(f"{url}/explain?", headers={"accept": "*/*"})).json()
@@ -106,7 +106,7 @@ async def _measure(port: int, pid: int) -> float:
                     break
             await asyncio.sleep(0.5)
         else:
-            raise RuntimeError("not all replicas were read within a minute")
+            raise RuntimeError("not all replicas were read within 3 minutes")
     path = (
         "/apis/external.metrics.k8s.io/v1beta1/namespaces/bench/wva_desired_replicas"
         "?labelSelector=variant_name%3Dv1"

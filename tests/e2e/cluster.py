@@ -23,6 +23,8 @@ import yaml
 from tests.pki import Authority, service_account_keys
 
 HPA_SYNC_S = 5
+AUDITED = "system:serviceaccount:wva-system:wva-adapter"
+"""Whose requests the API server keeps a record of, to be held against its rights."""
 _READY_WITHIN_S = 60.0
 _ENDS_WITHIN_S = 10.0
 
@@ -112,6 +114,8 @@ class ControlPlane:
             f"--proxy-client-cert-file={front[0]}",
             f"--proxy-client-key-file={front[1]}",
             "--enable-priority-and-fairness=false",
+            f"--audit-policy-file={self._write_audit_policy()}",
+            f"--audit-log-path={self.logs / 'audit.log'}",
         )
         self._wait_until_ready(admin)
         manager = self.folder / "controller-manager.kubeconfig"
@@ -139,6 +143,17 @@ class ControlPlane:
         )
         self.require_alive()
         tell(f"control plane ready after {time.monotonic() - began:.1f} s on {self.url}")
+
+    def _write_audit_policy(self) -> Path:
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata", "users": [AUDITED]}, {"level": "None"}],
+        }
+        file = self.folder / "audit-policy.yaml"
+        file.write_text(yaml.safe_dump(policy))
+        return file
 
     def launch(
         self,

@@ -180,4 +180,4 @@ def _merged(watches: tuple[Watch[Kind], ...]) -> Mapping[ObjectKey, Kind]:
 def _with_remedy(error: ClusterError) -> str:
     if not isinstance(error, Refused) or error.status != 403:
         return str(error)
-    return f"{error}; the adapter's role needs the verbs get, list and watch on it"
+    return f"{error}; the adapter's role needs the verbs list and watch on it"

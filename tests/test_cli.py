@@ -131,6 +131,7 @@ def test_serve_answers_explains_and_ends_with_0_when_told(
     )
     (tmp_path / "wva.yaml").write_text(
         "static_file: fleet.yaml\nlisten: {port: 0}\ntls: {directory: certificates}\ncycle: 100ms\n"
+        "shutdown: {lame_duck: 200ms}\n"
     )
     with subprocess.Popen(
         [PROGRAM, "serve", "--config", tmp_path / "wva.yaml"],

@@ -27,6 +27,7 @@ METRIC = "/apis/external.metrics.k8s.io/v1beta1/namespaces/chat/wva_desired_repl
 SETTINGS = """
 listen: {port: 0}
 tls: {directory: certificates}
+shutdown: {lame_duck: 0s}
 static_file: fleet.yaml
 scrape_period: 100ms
 scrape_timeout: 200ms

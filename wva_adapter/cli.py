@@ -78,7 +78,8 @@ def serve(config: Path, **flags: Any) -> None:
 
     async def run() -> None:
         adapter = Adapter(settings, folder=config.parent)
-        await adapter.run(_stop_on_signals())
+        signals = _Signals()
+        await adapter.run(signals.stop, hurry=signals.hurry)
 
     _in_loop(run)
 
@@ -108,7 +109,7 @@ def demo(for_s: float, seed: int, json_file: Path | None) -> None:
     options = DemoOptions(for_s=for_s, seed=seed)
 
     async def run() -> DemoSummary:
-        return await run_demo(options, _stop_on_signals())
+        return await run_demo(options, _Signals().stop)
 
     summary = _in_loop(run)
     if json_file is not None:
@@ -331,19 +332,26 @@ def _in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         return runner.run(work())
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """Return an event that the first SIGTERM or Ctrl-C sets; the second ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+class _Signals:
+    """What SIGTERM and Ctrl-C ask for; a second one ends the process at once.
 
-    def told() -> None:
-        if stop.is_set():
+    Attributes:
+        stop: Set by either.
+        hurry: Set by Ctrl-C: nobody has to be told first that this process ends.
+    """
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._told, (self.stop,))
+        loop.add_signal_handler(signal.SIGINT, self._told, (self.stop, self.hurry))
+
+    def _told(self, events: tuple[asyncio.Event, ...]) -> None:
+        if self.stop.is_set():
             os._exit(1)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
-    return stop
+        for event in events:
+            event.set()
 
 
 def _page(source: str) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +76,8 @@ class Adapter:
         self._snapshot: Snapshot | None = None
         self._conflicts: tuple[str, ...] = ()
         self._news = asyncio.Event()
+        self._lame_duck_s = settings.shutdown.lame_duck
+        self._ends = False
         self._sources: list[Source] = []
         self._cluster: ClusterSource | None = None
         if settings.cluster is not None:
@@ -134,7 +136,11 @@ class Adapter:
             reads,
             self.board,
             metrics=self._telemetry.page,
-            ready={"informer-sync": self._cluster_problem, "engine": self.board.problem},
+            ready={
+                "informer-sync": self._cluster_problem,
+                "engine": self.board.problem,
+                "shutdown": self._shutdown_problem,
+            },
             series=self.board,
         )
         self._delegation = _delegation(settings, folder, on_client_cas=self._tls.trust_clients)
@@ -155,6 +161,7 @@ class Adapter:
             port=settings.listen.port,
             ssl_context=self._tls.context,
             listen_anywhere=self._delegation is not None,
+            reuse_port=settings.listen.reuse_port,
         )
         self.reader: Server | None = None
         if settings.reader is not None:
@@ -166,6 +173,7 @@ class Adapter:
                 port=settings.reader.port,
                 ssl_context=self._tls.context,
                 listen_anywhere=True,
+                reuse_port=settings.listen.reuse_port,
             )
 
     @property
@@ -178,8 +186,11 @@ class Adapter:
         """What the last plan was made from."""
         return self._snapshot
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event, *, hurry: asyncio.Event | None = None) -> None:
         """Serve and decide until ``stop`` is set, then end in order.
+
+        Args:
+            hurry: Ends the lame duck's time early, in which callers still find the adapter.
 
         Raises:
             ConfigError: The cluster's credentials cannot be used.
@@ -198,24 +209,31 @@ class Adapter:
             work.append(asyncio.create_task(self._delegation.run(), name="delegation"))
         if self._keeper is not None:
             work.append(asyncio.create_task(self._keeper.run(), name="apiservice"))
-        stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            done, _ = await asyncio.wait([*work, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping}:
-                task.result()  # nothing here ends by itself: this raises what went wrong
+            await _first_of(stop, work)
+            await self._lame_duck(hurry or asyncio.Event(), work)
         finally:
             log.info("ending")
-            for task in (*work, stopping):
+            # Requests in flight still need all that works for them.
+            await asyncio.gather(*(server.stop() for server in self._servers))
+            for task in work:
                 task.cancel()
-            await asyncio.gather(*work, stopping, return_exceptions=True)
+            await asyncio.gather(*work, return_exceptions=True)
             if self._cluster is not None:
                 await self._cluster.stop()
-            if self.reader is not None:
-                await self.reader.stop()
-            await self.server.stop()
             await self._chain.close()
             if self._api is not None:
                 await self._api.close()
+
+    async def _lame_duck(self, hurry: asyncio.Event, work: Sequence[asyncio.Task[None]]) -> None:
+        """Serve on until those who send requests here have noticed that this one ends."""
+        self._ends = True
+        for server in self._servers:
+            server.enter_lame_duck()
+        log.info("not ready any more", extra={"serves_on_s": self._lame_duck_s})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lame_duck_s):
+                await _first_of(hurry, work)
 
     async def _decide_forever(self) -> None:
         await self._follow_cluster()
@@ -244,6 +262,13 @@ class Adapter:
                 )
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    @property
+    def _servers(self) -> tuple[Server, ...]:
+        return (self.server,) if self.reader is None else (self.server, self.reader)
+
+    def _shutdown_problem(self) -> str | None:
+        return "the process is ending" if self._ends else None
 
     def _cluster_problem(self) -> str | None:
         if self._delegation is not None and (problem := self._delegation.problem()):
@@ -293,6 +318,17 @@ class Adapter:
 
 def _below(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / name
+
+
+async def _first_of(event: asyncio.Event, work: Sequence[asyncio.Task[None]]) -> None:
+    """Return when the event is set; work does not end by itself, so its end raises what went wrong."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        done, _ = await asyncio.wait([*work, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    for task in done - {waiting}:
+        task.result()
 
 
 def _ca_bundle(settings: Settings, folder: Path) -> bytes | None:

@@ -29,6 +29,17 @@ class Listen(Section):
 
     address: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(6443, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    reuse_port: bool = Field(
+        False, description="Share the port with a process that does so too: the next of an update"
+    )
+
+
+class Shutdown(Section):
+    """How the adapter ends when it is told to (SIGTERM)"""
+
+    lame_duck: Annotated[Duration, Field(ge=0, allow_inf_nan=False)] = Field(
+        10.0, description="How long it serves on while it is not ready: until nobody sends requests"
+    )
 
 
 class Tls(Section):
@@ -200,6 +211,7 @@ class Settings(Section):
     """All of the file"""
 
     listen: Listen = Listen()
+    shutdown: Shutdown = Shutdown()
     tls: Tls = Tls()
     cluster: Cluster | None = None
     authentication: Authentication = Authentication()

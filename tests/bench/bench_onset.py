@@ -38,6 +38,7 @@ _LONGEST_S = 60.0
 SETTINGS = f"""
 listen: {{port: 0}}
 tls: {{directory: certificates}}
+shutdown: {{lame_duck: 0s}}
 static_file: fleet.yaml
 scrape_period: {PERIOD_S:g}s
 cycle: {PERIOD_S:g}s

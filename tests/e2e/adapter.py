@@ -81,6 +81,7 @@ class AdapterProcess:
             "listen": {"address": "127.0.0.1", "port": self._port},
             "tls": {"directory": "certificates", "names": [f"{SERVICE}.{NAMESPACE}.svc"]},
             "cluster": {"kubeconfig": "kubeconfig"},
+            "shutdown": {"lame_duck": "0s"},
             "scrape_period": "1s",
             "scrape_timeout": "1s",
             "cycle": "1s",

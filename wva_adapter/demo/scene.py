@@ -31,6 +31,7 @@ LLAMA_MODEL, QWEN_MODEL = "llama-3-8b", "qwen3-32b"
 SETTINGS = """
 listen: {port: 0}
 tls: {directory: certificates}
+shutdown: {lame_duck: 0s}
 static_file: fleet.yaml
 policy:
   scale_down_window: 60s    # the default of 5m would outlast the demo

@@ -9,17 +9,19 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from wva_adapter.errors import ConfigError
-from wva_adapter.serve.peer import PeerProtocol
+from wva_adapter.serve.protocol import PortProtocol, PortState
 
 # Clients of Kubernetes keep an idle connection for 90 s; one that closes earlier races them.
 _KEEP_ALIVE_S: Final = 120
 _BACKLOG: Final = 2048
+# Who connects at the last moment may shake hands for two seconds.
+_LAST_HANDSHAKE_S: Final = (0.02,) * 100
 
 
 class Server:
@@ -29,6 +31,8 @@ class Server:
         port: 0 takes a free one, which ``port`` then tells.
         listen_anywhere: Callers are authenticated, or need not be: listen on other addresses than
             loopback too.
+        reuse_port: Share the port with other processes that say so too, so that the next one can
+            listen before this one ends.
 
     Raises:
         ConfigError: The address is not loopback, does not exist, or its port is in use.
@@ -42,13 +46,14 @@ class Server:
         port: int,
         ssl_context: ssl.SSLContext,
         listen_anywhere: bool = False,
+        reuse_port: bool = False,
     ) -> None:
-        self._socket = _listen(host, port, anywhere=listen_anywhere)
+        self._socket = _listen(host, port, anywhere=listen_anywhere, reuse_port=reuse_port)
         self._address: str = self._socket.getsockname()[0]
         self._port: int = self._socket.getsockname()[1]
         self._config = uvicorn.Config(
             app,
-            http=PeerProtocol,
+            http=PortProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -86,23 +91,79 @@ class Server:
             self._socket.close()
             self._serving.result()
 
+    def enter_lame_duck(self) -> None:
+        """Serve on, but end every connection with its next answer: callers go elsewhere."""
+        self._uvicorn.server_state.lame_duck = True
+        for connection in self._uvicorn.connections:
+            connection.enter_lame_duck()
+
     async def stop(self, grace_s: float = 10.0) -> None:
         """Close the port, let requests in flight end for ``grace_s`` at most, and return."""
         if self._serving is None:
             self._socket.close()
             return
+        self.enter_lame_duck()
+        if self._uvicorn.listening.is_set() and not self._serving.done():
+            await self._close_port()
         # uvicorn takes whole seconds.
         self._config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._uvicorn.should_exit = True
         await self._serving
+        for connection in self._uvicorn.connections:
+            connection.transport.abort()
+
+    async def _close_port(self) -> None:
+        """Close it once nobody waits at it: the kernel resets who is not let in by then."""
+        loop = asyncio.get_running_loop()
+        last = set[asyncio.Task[Any]]()
+        while (connection := _next_waiting(self._socket)) is not None:
+            accepting = loop.connect_accepted_socket(
+                self._uvicorn.new_connection, connection, ssl=self._config.ssl
+            )
+            last.add(asyncio.create_task(accepting))
+        for listener in self._uvicorn.servers:
+            listener.close()
+        for pause_s in _LAST_HANDSHAKE_S:
+            if not self._uvicorn.server_state.arriving:
+                break
+            await asyncio.sleep(pause_s)
+        for task in last:
+            task.cancel()
+        await asyncio.gather(*last, return_exceptions=True)
+
+
+def _next_waiting(listener: socket.socket) -> socket.socket | None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return None
+        except OSError:  # it went away while it waited
+            continue
+        connection.setblocking(False)
+        return connection
 
 
 class _Uvicorn(uvicorn.Server):
     """uvicorn that says when it listens and leaves the process's signals to the runtime."""
 
+    server_state: PortState
+
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.server_state = PortState()
         self.listening = asyncio.Event()
+
+    @property
+    def connections(self) -> list[PortProtocol]:
+        """The connections that are open."""
+        return list(self.server_state.connections)  # type: ignore[arg-type]
+
+    def new_connection(self) -> PortProtocol:
+        """Return what speaks on one more connection."""
+        return PortProtocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -113,7 +174,7 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int, *, anywhere: bool) -> socket.socket:
+def _listen(host: str, port: int, *, anywhere: bool, reuse_port: bool) -> socket.socket:
     """Return a listening socket, so that the port is ours before anything else starts."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -132,6 +193,8 @@ def _listen(host: str, port: int, *, anywhere: bool) -> socket.socket:
     try:
         # A port whose last connections still linger can be taken again; one in use cannot.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:

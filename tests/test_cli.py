@@ -32,7 +32,7 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
 def test_every_command_has_help_with_an_example() -> None:
     listed = run("--help")
     assert listed.returncode == 0
-    for command in ("serve", "demo", "inspect", "explain", "config"):
+    for command in ("serve", "demo", "inspect", "explain", "config", "apiservice"):
         assert command in listed.stdout
         helped = run(command, "--help")
         assert helped.returncode == 0
@@ -55,6 +55,15 @@ def test_every_command_has_help_with_an_example() -> None:
         (["config"], "want --print or --check FILE"),
         (["demo", "--for", "5"], "found '5', want a duration such as 500ms, 60s"),
         (["explain", "llama"], "found 'llama', want NAMESPACE/NAME"),
+        (["apiservice"], "want --status, --take-over or --restore"),
+        (
+            ["apiservice", "--status", "--service", "wva"],
+            "--service: found 'wva', want NAMESPACE/NAME or NAMESPACE/NAME:PORT",
+        ),
+        (
+            ["apiservice", "--status", "--kubeconfig", "/no/such/file"],
+            "/no/such/file: cannot be read: No such file or directory",
+        ),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_why(arguments: list[str], message: str) -> None:

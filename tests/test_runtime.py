@@ -12,6 +12,9 @@ import httpx
 import pytest
 from aiohttp import web
 
+from tests.collect.apiserver import eventually
+from tests.pki import Authority
+from tests.publish.registry_api import RegistryApi, registered
 from tests.serve.cluster import Certificates, ReviewingApi, trusting
 from wva_adapter.errors import ConfigError
 from wva_adapter.runtime import Adapter
@@ -99,6 +102,10 @@ async def value(client: httpx.AsyncClient) -> str:
         return str(response.status_code)
     (item,) = response.json()["items"]
     return str(item["value"])
+
+
+async def _has_value(client: httpx.AsyncClient) -> bool:
+    return (await client.get(METRIC)).status_code == 200
 
 
 async def test_a_saturated_engine_raises_the_served_value(tmp_path: Path) -> None:
@@ -259,3 +266,56 @@ async def test_without_a_cluster_a_client_ca_lets_its_clients_in_and_no_others(
         assert (await nobody.get("/explain", headers=GOOD)).status_code == 401
         async with httpx.AsyncClient(base_url=adapter.server.url, verify=context) as alice:
             assert (await alice.get("/explain")).status_code == 200
+
+
+async def test_another_providers_metric_is_asked_of_it_and_the_rest_is_ours(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path, "other-ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("other", hosts=["localhost"]))
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=f"{request.headers['Authorization']} {request.raw_path}")
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    (tmp_path / "token").write_text("our-token\n")
+    port = runner.addresses[0][1]
+    chain = (
+        f"chain: {{providers: [{{name: other, url: 'https://localhost:{port}', default: true,"
+        f" ca_file: {authority.file.name}, token_file: token}}]}}\n"
+    )
+    metric = METRIC.replace("wva_desired_replicas", "sessions")
+    try:
+        async with (
+            an_engine() as engine,
+            serving(tmp_path, engine, text=SETTINGS + chain) as (
+                _,
+                client,
+            ),
+        ):
+            passed_on = await client.get(f"{metric}?labelSelector=app%3Da")
+            assert passed_on.text == f"Bearer our-token {metric}?labelSelector=app%3Da"
+            await until(lambda: _has_value(client))
+    finally:
+        await runner.cleanup()
+
+
+async def test_an_api_group_of_another_is_told_and_everything_else_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = RegistryApi()
+    await api.start()
+    api.register(registered())
+    api.write_kubeconfig(tmp_path / "kubeconfig")
+    text = f"{SETTINGS}cluster: {{kubeconfig: kubeconfig}}\nauthentication: {{skip_lookup: true}}\n"
+    try:
+        async with an_engine() as engine, serving(tmp_path, engine, text=text) as (_, client):
+            await until(lambda: _has_value(client))
+            await eventually(lambda: "the API group belongs to another adapter" in caplog.text)
+            assert (await client.get("/readyz")).status_code == 200
+            assert (await client.get("/metrics")).status_code == 200
+    finally:
+        await api.stop()

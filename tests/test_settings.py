@@ -18,6 +18,7 @@ from wva_adapter.settings import (
     describe_settings,
     load_settings,
     parse_settings,
+    why_not_chained,
 )
 
 SOURCE = "static_file: fleet.yaml\n"
@@ -58,6 +59,34 @@ def test_the_commented_sections_work_when_uncommented() -> None:
             "reader: {open: true, token_file: t}",
             "reader: want token_file or open: true, found both",
         ),
+        ("chain: {timeout: 5s}", "chain.timeout: found 5s, want below 5s"),
+        (
+            "chain: {providers: [{name: a, default: true}]}",
+            "chain.providers[0]: want service or url, found neither",
+        ),
+        (
+            "chain: {providers: [{name: a, service: a, default: true}]}",
+            "chain.providers[0].service: found 'a', want NAMESPACE/NAME or with :PORT",
+        ),
+        (
+            "chain: {providers: [{name: a, url: 'http://a', default: true}]}",
+            "chain.providers[0].url: found 'http://a', want https://HOST:PORT",
+        ),
+        (
+            "chain: {providers: [{name: a, service: a/b}]}",
+            "chain.providers[0]: want keda: true or default: true, or it would never be asked",
+        ),
+        (
+            "chain: {providers: [{name: a, service: a/b, keda: true, client_key_file: k}]}",
+            "chain.providers[0]: want client_cert_file and client_key_file, found one of them",
+        ),
+        (
+            "chain: {providers: ["
+            + ", ".join(f"{{name: {n}, service: k/{n}, keda: true}}" for n in "ac")
+            + "]}",
+            "chain.providers: want one with keda: true, found a, c",
+        ),
+        ("api_service: {service: wva}", "api_service.service: found 'wva', want NAMESPACE/NAME"),
         (
             "authentication: {requestheader_client_ca_file: ca.crt}",
             "authentication.requestheader_client_ca_file without cluster: nobody could say",
@@ -171,3 +200,33 @@ def test_durations_carry_their_unit(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="want a duration such as"):
         parse_duration_s(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("cluster: {}", None),
+        ("cluster: {}\nchain: {former_owner: false}", "chain.former_owner is false and chain"),
+        ("cluster: {}\napi_service: null", "the adapter has no api_service and would not see it"),
+        ("static_file: f", "the adapter has no cluster and would not see it on record"),
+        (
+            "static_file: f\nchain: {providers: [{name: k, service: keda/metrics, keda: true}]}",
+            None,
+        ),
+        (
+            "static_file: f\nchain: {providers: [{name: k, service: keda/other, keda: true}]}",
+            "the adapter has no cluster",
+        ),
+        (
+            "static_file: f\nchain: {providers: [{name: k, url: 'https://k', default: true}]}",
+            None,
+        ),
+    ],
+)
+def test_settings_say_why_an_owner_would_be_cut_off(text: str, why: str | None) -> None:
+    found = why_not_chained(parse_settings(text, "wva.yaml"), "keda/metrics")
+    if why is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.startswith(why)

@@ -114,11 +114,16 @@ class Adapter:
             check_period_s=settings.tls.check_period,
         )
         own = settings.api_service
+        self._chained = {provider.service for provider in settings.chain.providers}
+        self._recorded: ApiService | None = None
         self._api: KubernetesApi | None = None
         if settings.cluster is not None:
             self._api = KubernetesApi(_below(folder, settings.cluster.kubeconfig))
         self._chain = Chain(
-            [_upstream(provider, folder, self._api) for provider in settings.chain.providers],
+            [
+                _upstream(provider, folder, self._api, recorded_ca=self._recorded_ca)
+                for provider in settings.chain.providers
+            ],
             timeout_s=settings.chain.timeout,
         )
         self._keeper: ApiServiceKeeper | None = None
@@ -127,7 +132,7 @@ class Adapter:
                 self._api,
                 parse_address(own.service),
                 ca_bundle=partial(_ca_bundle, settings, folder),
-                on_former=self._on_former if settings.chain.former_owner else lambda _: None,
+                on_former=partial(self._on_former, chained=settings.chain.former_owner),
             )
         reads = MetricReads(self.board, clock=clock, elsewhere=self._chain)
         self._requests = RequestMetrics()
@@ -290,25 +295,29 @@ class Adapter:
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
 
-    def _on_former(self, former: ApiService | None) -> None:
+    def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
+        self._recorded = former
         address = None if former is None else former.owner
-        if former is None or address is None:
+        if former is None or address is None or not chained or str(address) in self._chained:
             self._chain.follow(None)
             return
         log.info("former owner chained", extra={"provider": str(address)})
-        bundle = former.ca_bundle
         self._chain.follow(
             Upstream(
                 str(address),
                 f"https://{address.host}:{address.port}",
                 trusted=Trusted(
-                    ca=(lambda: bundle) if bundle else None, anybody=former.spec.insecure
+                    ca=partial(self._recorded_ca, str(address)), anybody=former.spec.insecure
                 ),
                 identity=Identity(None if self._api is None else self._api.bearer_token),
                 keda="keda" in address.name,
                 default=True,
             )
         )
+
+    def _recorded_ca(self, service: str) -> bytes | None:
+        former = self._recorded
+        return None if former is None or str(former.owner) != service else former.ca_bundle or None
 
     def _on_page(self, _: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
         # A replica read for the first time is news as well: until then it was held blindly.
@@ -348,12 +357,20 @@ def _ca_bundle(settings: Settings, folder: Path) -> bytes | None:
         return None
 
 
-def _upstream(provider: ProviderSection, folder: Path, api: KubernetesApi | None) -> Upstream:
-    url, name = provider.url, provider.server_name
-    if url is None:
-        assert provider.service is not None
-        address = parse_address(provider.service)
-        url, name = f"https://{address.host}:{address.port}", name or address.host
+def _upstream(
+    provider: ProviderSection,
+    folder: Path,
+    api: KubernetesApi | None,
+    *,
+    recorded_ca: Callable[[str], bytes | None],
+) -> Upstream:
+    url, service, ca = provider.url, provider.service, Trusted().ca
+    if service is not None:
+        address = parse_address(service)
+        url, ca = url or f"https://{address.host}:{address.port}", partial(recorded_ca, service)
+    if provider.ca_file is not None:
+        ca = (folder / provider.ca_file).read_bytes
+    assert url is not None
     token: Token | None = None
     certificate: tuple[Path, Path] | None = None
     if provider.token_file is not None:
@@ -362,11 +379,10 @@ def _upstream(provider: ProviderSection, folder: Path, api: KubernetesApi | None
         certificate = folder / provider.client_cert_file, folder / provider.client_key_file
     elif api is not None:
         token = api.bearer_token
-    ca_file = _below(folder, provider.ca_file)
     return Upstream(
         provider.name,
         url,
-        trusted=Trusted(name, None if ca_file is None else ca_file.read_bytes),
+        trusted=Trusted(provider.server_name, ca),
         identity=Identity(token, certificate),
         keda=provider.keda,
         default=provider.default,

@@ -140,16 +140,18 @@ class ApiServiceSection(Section):
 
 
 class ProviderSection(Section):
-    """Another provider of external metrics; want url or service"""
+    """Another provider of external metrics; want service, url or both"""
 
     name: str = Field(description="What messages call it")
     service: str | None = Field(None, description="Its Service, NAMESPACE/NAME or with :PORT")
-    url: str | None = Field(None, description="Where it answers instead: https://HOST:PORT")
+    url: str | None = Field(
+        None, description="Where it answers; default: its Service: https://HOST:PORT"
+    )
     server_name: str | None = Field(
         None, description="Name in its certificate; default: the host that is asked"
     )
     ca_file: str | None = Field(
-        None, description="CA (PEM) of its certificate; default: the system's"
+        None, description="CA (PEM) of its certificate; default: that on record, or the system's"
     )
     token_file: str | None = Field(
         None, description="Our bearer token there; default: that of the cluster's connection"
@@ -168,7 +170,7 @@ class ChainSection(Section):
     )
     timeout: PositiveDuration = Field(4.0, description="How long a provider may take; below 5s")
     providers: Annotated[tuple[ProviderSection, ...], Field(strict=False)] = Field(
-        (), description="Further ones; they win over a former owner of the same address"
+        (), description="Further ones; they win over the former owner"
     )
 
 
@@ -348,9 +350,8 @@ def _chain_problems(settings: Settings) -> Iterator[str]:
         yield f"chain.timeout: found {found}, want below {format_duration(_AGGREGATOR_WAITS_S)}"
     for index, provider in enumerate(settings.chain.providers):
         where = f"chain.providers[{index}]"
-        if (provider.url is None) == (provider.service is None):
-            found = "neither" if provider.url is None else "both"
-            yield f"{where}: want service or url, found {found}"
+        if provider.url is None and provider.service is None:
+            yield f"{where}: want service or url, found neither"
         if provider.service is not None and not _SERVICE.fullmatch(provider.service):
             yield f"{where}.service: found {provider.service!r}, want NAMESPACE/NAME or with :PORT"
         if provider.url is not None and not _HTTPS.fullmatch(provider.url):

@@ -367,4 +367,4 @@ async def test_the_former_owner_comes_and_goes_and_a_configured_one_wins(
 
     configured = Chain([provider.upstream("configured", keda=True)], timeout_s=4)
     configured.follow(provider.upstream("former", default=True))
-    assert [u.name for u in configured.upstreams] == ["configured"]
+    assert [u.name for u in configured.upstreams] == ["configured", "former"]

@@ -24,7 +24,7 @@ class Chain:
     adapter ask. What a provider answers goes back as it came, a refusal of ours excepted.
 
     Args:
-        upstreams: In the order of the settings; they win over a former owner of the same address.
+        upstreams: In the order of the settings; they win over a former owner.
         timeout_s: How long a provider may take; less where the caller asks for less.
         is_own: Whether a metric is served here.
     """
@@ -45,10 +45,7 @@ class Chain:
     @property
     def upstreams(self) -> tuple[Upstream, ...]:
         """All of them, the former owner last."""
-        former = self._former
-        if former is None or any(u.url == former.url for u in self._configured):
-            return self._configured
-        return (*self._configured, former)
+        return self._configured if self._former is None else (*self._configured, self._former)
 
     def follow(self, former: Upstream | None) -> None:
         """Take another former owner from now on; requests to the one before may still end."""

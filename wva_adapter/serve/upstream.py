@@ -56,12 +56,12 @@ class Trusted:
 
     Attributes:
         name: That the certificate is for; the host of the URL if ``None``.
-        ca: Returns the authorities (PEM); ``None`` trusts the system's.
+        ca: Returns the authorities (PEM) of this moment; ``None`` trusts the system's.
         anybody: Take any certificate, as kube-apiserver did by ``insecureSkipTLSVerify``.
     """
 
     name: str | None = None
-    ca: Callable[[], bytes] | None = None
+    ca: Callable[[], bytes | None] = lambda: None
     anybody: bool = False
 
     def context(self, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
@@ -71,10 +71,8 @@ class Trusted:
             ConfigError: A file cannot be used.
         """
         try:
-            if self.ca is None:
-                context = ssl.create_default_context()
-            else:
-                context = ssl.create_default_context(cadata=self.ca().decode("ascii"))
+            pem = self.ca()
+            context = ssl.create_default_context(cadata=None if pem is None else pem.decode())
             # As in Kubernetes, any certificate of a bundle is an anchor.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             if self.anybody:

@@ -9,8 +9,10 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Final, Protocol
 
 import numpy as np
@@ -92,7 +94,7 @@ _COMPARISON: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": lambda left, right: left > right,
     ">=": lambda left, right: left >= right,
 }
-_AGGREGATION: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "max": max}
+_AGGREGATION: Final[Mapping[str, Callable[[float, float], float]]] = {"sum": add, "max": max}
 _READ_AS_0: Final = "KEDA would read it as 0"
 
 
@@ -205,7 +207,8 @@ def _aggregate(aggregation: Aggregation, vector: Vector) -> Vector:
         )
         groups.setdefault(kept, []).append(sample.value)
     combine = _AGGREGATION[aggregation.operator]
-    return tuple(Sample(dict(kept), float(combine(values))) for kept, values in groups.items())
+    # From the first value on: with a 0 before it, the sum of -0 would lose its sign.
+    return tuple(Sample(dict(kept), reduce(combine, values)) for kept, values in groups.items())
 
 
 def _unnamed(labels: Mapping[str, str]) -> Mapping[str, str]:

@@ -205,6 +205,7 @@ cluster: {kubeconfig: kubeconfig}
 cycle: 100ms
 max_age: 2s
 reader: {port: 0, token_file: token}
+shutdown: {lame_duck: 0s}
 """
 
 

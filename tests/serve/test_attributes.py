@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from wva_adapter.serve import attributes
 from wva_adapter.serve.attributes import attributes_of, attributes_of_query
 from wva_adapter.serve.reviews import PathAccess, ResourceAccess
 
@@ -89,3 +90,10 @@ def test_a_query_is_the_lists_of_all_that_it_reads() -> None:
     assert attributes_of_query([""], reads) == {path}
     assert attributes_of_query([], reads) == {path}
     assert attributes_of_query(["a"], None) == {resource("list", "*", "")}
+
+
+def test_what_strangers_send_is_not_remembered_at_length() -> None:
+    before = attributes._remembered.cache_info().currsize
+    attributes_of("GET", "/" + "a" * 2000, b"")
+    attributes_of("GET", f"{N}/m1", b"x=" + b"a" * 2000)
+    assert attributes._remembered.cache_info().currsize == before

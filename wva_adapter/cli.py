@@ -274,8 +274,11 @@ def apiservice(
         if text is None:
             return Chained(f"{where} with the adapter's settings is not there; want --config FILE")
         settings = parse_settings(text, where)
-        explicit = any(provider.service == str(owner) for provider in settings.chain.providers)
-        return Chained(why_not_chained(settings, str(owner)), as_account=not explicit)
+        otherwise = any(
+            provider.service == str(owner) and (provider.token_file or provider.client_cert_file)
+            for provider in settings.chain.providers
+        )
+        return Chained(why_not_chained(settings, str(owner)), as_account=not otherwise)
 
     async def run() -> Registration:
         api = KubernetesApi(kubeconfig or _default_kubeconfig())

@@ -345,7 +345,7 @@ def _ca_bundle(settings: Settings, folder: Path) -> bytes | None:
     own = settings.api_service
     if own is None or not own.keep_ca_bundle:
         return None
-    file = _below(folder, own.ca_file)
+    file = _below(folder, settings.tls.ca_file)
     if file is None:
         if settings.tls.cert_file is not None:
             return None

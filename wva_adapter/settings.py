@@ -132,10 +132,8 @@ class ApiServiceSection(Section):
         "wva-system/wva-adapter", description="Service (NAMESPACE/NAME) that leads to this adapter"
     )
     keep_ca_bundle: bool = Field(
-        True, description="Keep our CA in its caBundle for as long as it names our Service"
-    )
-    ca_file: str | None = Field(
-        None, description="CA (PEM) of tls.cert_file; the own CA needs none"
+        True,
+        description="Keep our CA (the own one, or tls.ca_file) in its caBundle while it names us",
     )
 
 

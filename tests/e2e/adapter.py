@@ -22,7 +22,7 @@ NAMESPACE = "wva-system"
 SERVICE = "wva-adapter"
 API_SERVICE = "v1beta1.external.metrics.k8s.io"
 
-_PROGRAM = Path(sys.executable).parent / "wva-adapter"
+PROGRAM = Path(sys.executable).parent / "wva-adapter"
 
 
 class AdapterProcess:
@@ -30,10 +30,14 @@ class AdapterProcess:
 
     Args:
         folder: Where its settings, certificates and log go.
+        settings: Beside those that every story has.
     """
 
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+    def __init__(
+        self, plane: ControlPlane, folder: Path, settings: Mapping[str, Any] | None = None
+    ) -> None:
         folder.mkdir()
+        self._settings = settings or {}
         self._plane = plane
         self._folder = folder
         self._port = free_port()
@@ -51,6 +55,10 @@ class AdapterProcess:
     @property
     def port(self) -> int:
         return self._port
+
+    @property
+    def settings_file(self) -> Path:
+        return self._folder / "settings.yaml"
 
     @property
     def ca(self) -> Path:
@@ -87,8 +95,9 @@ class AdapterProcess:
             "cycle": "1s",
             "max_age": "20s",
             "policy": {"peak_window": "10s", "scale_down_window": "30s", "down_period": "10s"},
+            **self._settings,
         }
-        (self._folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+        self.settings_file.write_text(yaml.safe_dump(settings))
 
     def _write_overlay(self) -> Path:
         """Return a kustomization of the manifests whose Service and APIService lead to us."""
@@ -145,7 +154,7 @@ class AdapterProcess:
     def _launch(self) -> subprocess.Popen[bytes]:
         self._log = self.log.open("ab")
         return subprocess.Popen(
-            [str(_PROGRAM), "serve", "--config", str(self._folder / "settings.yaml")],
+            [str(PROGRAM), "serve", "--config", str(self.settings_file)],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

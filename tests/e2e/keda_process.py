@@ -36,6 +36,11 @@ class KedaProcesses:
         self._folder = folder
         self._port = free_port()
 
+    @property
+    def port(self) -> int:
+        """Where its metrics server answers."""
+        return self._port
+
     async def define(self) -> None:
         """Apply the definitions of its kinds."""
         await self._plane.kubectl("apply", "--server-side", "-f", str(keda().definitions))

@@ -363,7 +363,7 @@ async def test_without_the_right_to_see_scaled_objects_it_does_not_start(
     api.refused = {SCALED_OBJECTS: 403}
     source = a_source(api, tmp_path, clock)
     with pytest.raises(
-        ClusterError, match=r"scaledobjects: HTTP 403: .* needs the verbs get, list"
+        ClusterError, match=r"scaledobjects: HTTP 403: .* needs the verbs list and watch"
     ):
         await source.start()
 

@@ -134,7 +134,7 @@ async def test_the_sample_scaled_objects_follow_the_load_up_and_down_to_none(
         [
             *sample("keda-reader"),
             *sample("scaledobject-metrics-api"),
-            over_http(DEAR, "chat", minReplicaCount=0, pollingInterval=5, cooldownPeriod=0),
+            *sample("scaledobject-prometheus"),
         ],
         dear=0,
     )

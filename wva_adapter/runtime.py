@@ -29,11 +29,12 @@ from wva_adapter.serve.certificates import serving_pair
 from wva_adapter.serve.chain import Chain
 from wva_adapter.serve.delegation import Delegation
 from wva_adapter.serve.delegation import Memory as ReviewMemory
-from wva_adapter.serve.envelope import Envelope, RequestMetrics
+from wva_adapter.serve.envelope import Envelope
 from wva_adapter.serve.hot import MetricReads
 from wva_adapter.serve.identity import IdentityHeaders
 from wva_adapter.serve.promql import query_reads
 from wva_adapter.serve.reader import ReaderDoor, TokenFile
+from wva_adapter.serve.request_metrics import RequestMetrics
 from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import ServingTls
 from wva_adapter.serve.trust import trust_of_files

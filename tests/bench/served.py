@@ -24,9 +24,9 @@ from wva_adapter.publish.board import Board
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.authentication import Authenticator
 from wva_adapter.serve.authorization import Authorizer
-from wva_adapter.serve.envelope import RequestMetrics
 from wva_adapter.serve.guard import Guard
 from wva_adapter.serve.hot import MetricReads
+from wva_adapter.serve.request_metrics import RequestMetrics
 from wva_adapter.serve.server import Server
 
 

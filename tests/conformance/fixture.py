@@ -27,10 +27,10 @@ from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.authentication import Authenticator
 from wva_adapter.serve.authorization import Authorizer
-from wva_adapter.serve.envelope import RequestMetrics
 from wva_adapter.serve.guard import Guard
 from wva_adapter.serve.hot import MetricReads, Told
 from wva_adapter.serve.identity import AUTHENTICATED, IdentityHeaders, User
+from wva_adapter.serve.request_metrics import RequestMetrics
 from wva_adapter.serve.reviews import Access, AccessSpec
 from wva_adapter.serve.server import Server
 from wva_adapter.serve.trust import Bundle, FrontProxy, Trust

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp
 from tests.serve.fixture import AT_S, KUBECTL, NAMESPACE, VERSION, Fixture, a_status, an_app
 from wva_adapter.core.answer import Matcher
 from wva_adapter.serve.app import in_front
-from wva_adapter.serve.envelope import Envelope, RequestMetrics
+from wva_adapter.serve.envelope import Envelope
 from wva_adapter.serve.hot import HotPath, MetricReads, Told
+from wva_adapter.serve.request_metrics import RequestMetrics
 
 pytestmark = pytest.mark.anyio
 

@@ -16,13 +16,14 @@ from starlette.types import ASGIApp
 from wva_adapter import __version__
 from wva_adapter.core.answer import Answer, Items, NoPlan, NotFound
 from wva_adapter.serve.discovery import discovery_router
-from wva_adapter.serve.envelope import Envelope, LastResort, RequestMetrics
+from wva_adapter.serve.envelope import Envelope, LastResort
 from wva_adapter.serve.health import Check, health_router
 from wva_adapter.serve.hot import HotPath, MetricReads, external_metrics_router, refusal_of
 from wva_adapter.serve.negotiation import JSON, parse_accept, refuse, respond_json
 from wva_adapter.serve.openapi import openapi_router
 from wva_adapter.serve.promapi import query_router
 from wva_adapter.serve.promeval import SeriesSource
+from wva_adapter.serve.request_metrics import RequestMetrics
 from wva_adapter.serve.wire import (
     NO_SUCH_METHOD,
     NO_SUCH_RESOURCE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 DESIRED = "wva_desired_replicas"
 PATH = "/api/v1/query"
+FORM = "application/x-www-form-urlencoded"
 
 
 class Port:
@@ -210,8 +212,29 @@ async def test_a_form_is_read_and_nothing_else_is_taken_for_one() -> None:
         code, text = await posted(data={"query": "x" * 70_000})
         assert code == 400
         assert "the form is larger than 65536 bytes" in text
+        # A semicolon parts no parameters: who is asked for rights reads them the same way.
+        code, text = await posted(
+            content=f"query=1;query={DESIRED}", headers={"content-type": FORM}
+        )
+        assert code == 400
+        assert "1:2: parse error: unexpected character: ';'" in text
         assert (await port.client.request("HEAD", PATH)).status_code == 405
         assert (await port.client.put(PATH)).status_code == 405
+
+
+async def test_a_form_that_does_not_arrive_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wva_adapter.serve.promapi._FORM_TIMEOUT_S", 0.05)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"query="
+        await asyncio.sleep(60)
+
+    async with a_port() as port:
+        answer = await port.client.post(PATH, content=never(), headers={"content-type": FORM})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "the form did not arrive whole within 0.05 s"
 
 
 async def test_the_route_is_described() -> None:

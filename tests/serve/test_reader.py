@@ -37,6 +37,13 @@ async def test_an_open_port_answers_what_is_only_read(path: str) -> None:
     assert await status(path, method="POST") == 405
 
 
+async def test_a_query_may_come_as_a_form() -> None:
+    # No such route in this application, so 404 is how far it gets, and 405 how far others do.
+    assert await status("/api/v1/query") == 404
+    assert await status("/api/v1/query", method="POST") == 404
+    assert await status("/api/v1/query", method="PUT") == 405
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 
 from wva_adapter.serve.attributes import QUERY_PATH
 from wva_adapter.serve.negotiation import JSON
@@ -33,6 +35,7 @@ from wva_adapter.serve.wire import encode
 
 FORM: Final = "application/x-www-form-urlencoded"
 _MOST_FORM_BYTES: Final = 64 * 1024
+_FORM_TIMEOUT_S: Final = 10.0
 _RFC_3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)"
 )
@@ -156,10 +159,16 @@ def query_router(source: SeriesSource) -> APIRouter:
 
 async def _form(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_FORM_BYTES:
-            raise _Refused("bad_data", f"the form is larger than {_MOST_FORM_BYTES} bytes")
+    try:
+        async with asyncio.timeout(_FORM_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MOST_FORM_BYTES:
+                    raise _Refused("bad_data", f"the form is larger than {_MOST_FORM_BYTES} bytes")
+    except (TimeoutError, ClientDisconnect):
+        raise _Refused(
+            "bad_data", f"the form did not arrive whole within {_FORM_TIMEOUT_S:g} s"
+        ) from None
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and kind != FORM:
         raise _Refused("bad_data", f"content-type is {kind or 'missing'}, want {FORM}")

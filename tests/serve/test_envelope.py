@@ -21,6 +21,9 @@ from wva_adapter.serve.request_metrics import RequestMetrics
 pytestmark = pytest.mark.anyio
 
 
+APP = an_app()
+
+
 def a_client_of(port: ASGIApp) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=port),
@@ -150,7 +153,7 @@ async def test_an_audit_line_says_who_asked_what_without_its_secrets(
 async def test_the_read_path_and_fastapi_give_the_same_bytes(
     target: str, headers: dict[str, str], method: str
 ) -> None:
-    app, same = an_app(), reads()
+    app, same = APP, reads()
     answers = []
     for port in (Envelope(app), Envelope(HotPath(app, same)), Envelope(HotPath(app, same))):
         async with (

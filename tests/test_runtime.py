@@ -250,8 +250,10 @@ async def test_in_a_cluster_everybody_is_asked_who_it_is(tmp_path: Path) -> None
             assert (await nobody.get("/metrics", headers=said)).status_code == 401
     finally:
         stop.set()
-        await asyncio.wait_for(running, 10)
-        await api.stop()
+        try:
+            await asyncio.wait_for(running, 10)
+        finally:
+            await api.stop()
 
 
 async def test_without_a_cluster_a_client_ca_lets_its_clients_in_and_no_others(

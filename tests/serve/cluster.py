@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,19 @@ class ReviewingApi(ApiServer):
             return web.json_response({"kind": "Status", "message": "out of luck"}, status=answer)  # type: ignore[arg-type]
         review = _token_review if request.path == TOKEN_REVIEWS else _access_review
         return web.json_response({"spec": spec, "status": review(spec)}, status=201)
+
+
+@asynccontextmanager
+async def an_api(**config_map: str) -> AsyncIterator[ReviewingApi]:
+    """A running API server, with the ConfigMap of whom to believe if anything of it is given."""
+    api = ReviewingApi()
+    if config_map:
+        api.put_config_map(**config_map)
+    await api.start()
+    try:
+        yield api
+    finally:
+        await api.stop()
 
 
 def _token_review(spec: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.collect.apiserver import eventually
-from tests.serve.cluster import Certificates, ReviewingApi, trusting
+from tests.serve.cluster import Certificates, ReviewingApi, an_api, trusting
 from tests.serve.fixture import AT_S, KUBECTL, Fixture, an_app, own_tls
 from wva_adapter.core.answer import Matcher
 from wva_adapter.kube.api import KubernetesApi
@@ -116,25 +117,16 @@ class Door:
 
 
 @asynccontextmanager
-async def a_door(
-    folder: Path, certificates: Certificates, *, api: ReviewingApi | None = None, **options: object
-) -> AsyncIterator[Door]:
-    """A port that knows whom to believe, unless its API server says nothing of that."""
-    given = api is not None
-    if api is None:
-        api = ReviewingApi()
-        api.put_config_map(**certificates.config_map)
-        await api.start()
-    door = Door(folder, certificates, api, **options)  # type: ignore[arg-type]
-    await door.server.start()
-    running = asyncio.create_task(door.delegation.run())
-    try:
-        if not given:
+async def a_door(folder: Path, certificates: Certificates, **options: Any) -> AsyncIterator[Door]:
+    """A port that knows whom to believe."""
+    async with an_api(**certificates.config_map) as api:
+        door = Door(folder, certificates, api, **options)
+        await door.server.start()
+        running = asyncio.create_task(door.delegation.run())
+        try:
             await eventually(lambda: door.delegation.problem() is None)
-        yield door
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await door.server.stop(1)
-        if not given:
-            await api.stop()
+            yield door
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await door.server.stop(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.collect.apiserver import eventually
-from tests.serve.cluster import CONFIG_MAPS, HEADERS, Certificates, ReviewingApi
+from tests.serve.cluster import CONFIG_MAPS, HEADERS, Certificates, ReviewingApi, an_api
 from wva_adapter.errors import ConfigError
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.serve.identity import IdentityHeaders
@@ -28,10 +28,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 async def api() -> AsyncIterator[ReviewingApi]:
-    api = ReviewingApi()
-    await api.start()
-    yield api
-    await api.stop()
+    async with an_api() as api:
+        yield api
 
 
 class Followed:

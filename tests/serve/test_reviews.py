@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.cluster import ReviewingApi
+from tests.serve.cluster import ReviewingApi, an_api
 from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.serve.authentication import Authenticator
@@ -255,10 +255,8 @@ async def test_without_a_cluster_whoever_is_known_may_do_everything() -> None:
 
 @pytest.fixture
 async def api() -> AsyncIterator[ReviewingApi]:
-    api = ReviewingApi()
-    await api.start()
-    yield api
-    await api.stop()
+    async with an_api() as api:
+        yield api
 
 
 @pytest.fixture

@@ -78,6 +78,8 @@ class Adapter:
         self._conflicts: tuple[str, ...] = ()
         self._news = asyncio.Event()
         self._lame_duck_s = settings.shutdown.lame_duck
+        self._shares_port = settings.listen.reuse_port
+        self._ready = asyncio.Event()
         self._ends = False
         self._sources: list[Source] = []
         self._cluster: ClusterSource | None = None
@@ -138,15 +140,16 @@ class Adapter:
         reads = MetricReads(self.board, clock=clock, elsewhere=self._chain)
         self._requests = RequestMetrics()
         self._telemetry.registry.register(self._requests)
+        self._checks = {
+            "informer-sync": self._cluster_problem,
+            "engine": self.board.problem,
+            "shutdown": self._shutdown_problem,
+        }
         app = create_app(
             reads,
             self.board,
             metrics=self._telemetry.page,
-            ready={
-                "informer-sync": self._cluster_problem,
-                "engine": self.board.problem,
-                "shutdown": self._shutdown_problem,
-            },
+            ready=self._checks,
             series=self.board,
         )
         self._delegation = _delegation(settings, folder, on_client_cas=self._tls.trust_clients)
@@ -201,23 +204,15 @@ class Adapter:
         Raises:
             ConfigError: The cluster's credentials cannot be used.
         """
-        await self.server.start()
-        log.info("serving", extra={"url": self.server.url})
-        if self.reader is not None:
-            await self.reader.start()
-            log.info("serving readers", extra={"url": self.reader.url})
-        work = [
-            asyncio.create_task(self._scraper.run(), name="scrape"),
-            asyncio.create_task(self._decide_forever(), name="decide"),
-            asyncio.create_task(self._tls.run(), name="certificate"),
-        ]
-        if self._delegation is not None:
-            work.append(asyncio.create_task(self._delegation.run(), name="delegation"))
-        if self._keeper is not None:
-            work.append(asyncio.create_task(self._keeper.run(), name="apiservice"))
+        work = self._begin_work()
         try:
-            await _first_of(stop, work)
-            await self._lame_duck(hurry or asyncio.Event(), work)
+            if self._shares_port:
+                # Who shares the port is found by callers at once; the other one serves until then.
+                await _first_of((stop, self._ready), work)
+            if not stop.is_set():
+                await self._listen()
+                await _first_of((stop,), work)
+                await self._lame_duck(hurry or asyncio.Event(), work)
         finally:
             log.info("ending")
             # Requests in flight still need all that works for them.
@@ -231,6 +226,25 @@ class Adapter:
             if self._api is not None:
                 await self._api.close()
 
+    def _begin_work(self) -> list[asyncio.Task[None]]:
+        work = {
+            "scrape": self._scraper.run(),
+            "decide": self._decide_forever(),
+            "certificate": self._tls.run(),
+        }
+        if self._delegation is not None:
+            work["delegation"] = self._delegation.run()
+        if self._keeper is not None:
+            work["apiservice"] = self._keeper.run()
+        return [asyncio.create_task(doing, name=name) for name, doing in work.items()]
+
+    async def _listen(self) -> None:
+        await self.server.start()
+        log.info("serving", extra={"url": self.server.url})
+        if self.reader is not None:
+            await self.reader.start()
+            log.info("serving readers", extra={"url": self.reader.url})
+
     async def _lame_duck(self, hurry: asyncio.Event, work: Sequence[asyncio.Task[None]]) -> None:
         """Serve on until those who send requests here have noticed that this one ends."""
         self._ends = True
@@ -239,7 +253,7 @@ class Adapter:
         log.info("not ready any more", extra={"serves_on_s": self._lame_duck_s})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._lame_duck_s):
-                await _first_of(hurry, work)
+                await _first_of((hurry,), work)
 
     async def _decide_forever(self) -> None:
         await self._follow_cluster()
@@ -248,6 +262,8 @@ class Adapter:
                 self._decide()
             except Exception:  # one bad cycle must not end the loop: the last plan ages visibly
                 log.exception("cycle failed, the last plan stays until it is too old")
+            if all(problem() is None for problem in self._checks.values()):
+                self._ready.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), self._cycle_s)
                 await asyncio.sleep(_GATHER_S)
@@ -330,15 +346,16 @@ def _below(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / name
 
 
-async def _first_of(event: asyncio.Event, work: Sequence[asyncio.Task[None]]) -> None:
-    """Return when the event is set; work does not end by itself, so its end raises what went wrong."""
-    waiting = asyncio.create_task(event.wait())
+async def _first_of(events: Sequence[asyncio.Event], work: Sequence[asyncio.Task[None]]) -> None:
+    """Return when an event is set; work does not end by itself, so its end raises what went wrong."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
-        done, _ = await asyncio.wait([*work, waiting], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*work, *waiting], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        waiting.cancel()
-    for task in done - {waiting}:
-        task.result()
+        for task in waiting:
+            task.cancel()
+    for ended in done.intersection(work):
+        ended.result()
 
 
 def _ca_bundle(settings: Settings, folder: Path) -> bytes | None:

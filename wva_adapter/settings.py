@@ -30,7 +30,8 @@ class Listen(Section):
     address: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(6443, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     reuse_port: bool = Field(
-        False, description="Share the port with a process that does so too: the next of an update"
+        False,
+        description="Share the port with another adapter that does so too, once ready: for updates",
     )
 
 

@@ -32,7 +32,7 @@ class Server:
         listen_anywhere: Callers are authenticated, or need not be: listen on other addresses than
             loopback too.
         reuse_port: Share the port with other processes that say so too, so that the next one can
-            listen before this one ends.
+            listen before this one ends; it listens from ``start`` on.
 
     Raises:
         ConfigError: The address is not loopback, does not exist, or its port is in use.
@@ -196,7 +196,8 @@ def _listen(host: str, port: int, *, anywhere: bool, reuse_port: bool) -> socket
         if reuse_port:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        if not reuse_port:
+            listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(_why_not(error, host, port)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,23 +175,21 @@ class KubernetesApi:
 
 
 async def _load_client(kubeconfig: Path | None) -> ApiClient:
-    # Imported here: it takes a second, and an adapter on a static file never needs it.
-    from kubernetes.aio import config
-    from kubernetes.aio.client import ApiClient, Configuration
-
-    configuration = Configuration()
+    # Imported here, where an adapter on a static file never comes, and beside the event loop: it
+    # takes a second, in which requests are answered already.
+    config = await asyncio.to_thread(import_module, "kubernetes.aio.config")
+    client = await asyncio.to_thread(import_module, "kubernetes.aio.client")
+    configuration = client.Configuration()
     try:
         if kubeconfig is None:
-            config.load_incluster_config(  # type: ignore[no-untyped-call]
-                client_configuration=configuration
-            )
+            config.load_incluster_config(client_configuration=configuration)
         else:
             # The library takes a missing file for an empty one.
             await asyncio.to_thread(kubeconfig.stat)
-            await config.load_kube_config(  # type: ignore[no-untyped-call]
+            await config.load_kube_config(
                 config_file=str(kubeconfig), client_configuration=configuration
             )
-        return ApiClient(configuration)
+        loaded: ApiClient = client.ApiClient(configuration)
     except config.ConfigException as error:
         where = "cluster: no kubeconfig is given" if kubeconfig is None else str(kubeconfig)
         raise ConfigError(f"{where}: {error}") from None
@@ -198,3 +197,4 @@ async def _load_client(kubeconfig: Path | None) -> ApiClient:
         raise ConfigError(f"{kubeconfig}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{kubeconfig}: not a kubeconfig that can be used: {error}") from error
+    return loaded

@@ -150,8 +150,8 @@ def test_serve_answers_explains_and_ends_with_0_when_told(
     ) as process:
         try:
             assert process.stderr is not None
-            first = json.loads(process.stderr.readline())
-            assert first["event"] == "serving"
+            events = map(json.loads, process.stderr)
+            first = next(event for event in events if event["event"] == "serving")
             time.sleep(1)
             ca = tmp_path / "certificates" / "ca.crt"
             shown = run("explain", "chat/llama", "--url", first["url"], "--ca", ca)
@@ -191,6 +191,19 @@ def test_flags_of_kubernetes_servers_win_over_the_file(tmp_path: Path) -> None:
         "--secure-port=0",
     )
     assert "authentication.requestheader_client_ca_file without cluster" in ended.stderr
+
+
+def test_each_flag_has_a_variable_over_which_it_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wva.yaml").write_text("static_file: fleet.yaml\nlisten: {port: 0}")
+    (tmp_path / "fleet.yaml").write_text("variants: []")
+    monkeypatch.setenv("WVA_ADAPTER_BIND_ADDRESS", "192.0.2.1")
+    ended = run("serve", "--config", tmp_path / "wva.yaml")
+    assert "192.0.2.1 is not a loopback address" in ended.stderr
+    ended = run("serve", "--config", tmp_path / "wva.yaml", "--bind-address=192.0.2.2")
+    assert "192.0.2.2 is not a loopback address" in ended.stderr
+    assert "WVA_ADAPTER_BIND_ADDRESS" in run("serve", "--help").stdout
 
 
 def test_a_list_of_names_is_written_with_commas() -> None:

@@ -1,6 +1,7 @@
 """The flags that servers of the Kubernetes API share, as far as they mean something here.
 
-Each one sets a key of the settings file and wins over it.
+Each one sets a key of the settings file and wins over it; so does its environment variable, over
+which the flag wins.
 """
 
 from __future__ import annotations
@@ -135,8 +136,20 @@ def serving_flags(command: Command) -> Command:
     """Give a command these flags; each is an argument named as its key, ``None`` if not given."""
     for flag, key, kind in reversed(_FLAGS):
         switch = {"is_flag": True, "default": None} if kind is click.BOOL else {"type": kind}
-        command = click.option(flag, key.replace(".", "__"), help=f"Sets {key}.", **switch)(command)
+        command = click.option(
+            flag,
+            key.replace(".", "__"),
+            help=f"Sets {key}.",
+            envvar=environment_variable(flag),
+            show_envvar=True,
+            **switch,
+        )(command)
     return command
+
+
+def environment_variable(flag: str) -> str:
+    """Return the name of the variable that sets what the flag does: ``WVA_ADAPTER_SECURE_PORT``."""
+    return "WVA_ADAPTER_" + flag.removeprefix("--").upper().replace("-", "_")
 
 
 def overrides(given: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -134,7 +134,7 @@ class Adapter:
             self._keeper = ApiServiceKeeper(
                 self._api,
                 parse_address(own.service),
-                ca_bundle=partial(_ca_bundle, settings, folder),
+                ca_bundle=self._ca_bundle if own.keep_ca_bundle else lambda: None,
                 on_former=partial(self._on_former, chained=settings.chain.former_owner),
             )
         reads = MetricReads(self.board, clock=clock, elsewhere=self._chain)
@@ -225,6 +225,10 @@ class Adapter:
             await self._chain.close()
             if self._api is not None:
                 await self._api.close()
+
+    def _ca_bundle(self) -> bytes | None:
+        """Return what callers must trust; ``None`` where the operator's certificate says no CA."""
+        return self._tls.pair.ca_pem
 
     def _begin_work(self) -> list[asyncio.Task[None]]:
         work = {
@@ -356,23 +360,6 @@ async def _first_of(events: Sequence[asyncio.Event], work: Sequence[asyncio.Task
             task.cancel()
     for ended in done.intersection(work):
         ended.result()
-
-
-def _ca_bundle(settings: Settings, folder: Path) -> bytes | None:
-    """Return what callers must trust; ``None`` where nobody said, or it cannot be read now."""
-    own = settings.api_service
-    if own is None or not own.keep_ca_bundle:
-        return None
-    file = _below(folder, settings.tls.ca_file)
-    if file is None:
-        if settings.tls.cert_file is not None:
-            return None
-        file = folder / settings.tls.directory / "ca.crt"
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        log.warning("CA not readable", extra={"file": str(file), "problem": str(error)})
-        return None
 
 
 def _upstream(

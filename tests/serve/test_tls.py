@@ -368,14 +368,14 @@ async def test_whoever_trusts_the_former_or_the_new_authority_accepts_the_certif
 ) -> None:
     now = datetime.now(UTC)
     made = [now - timedelta(days=3300)]  # 350 of 3650 days are left: within the last 365
-    directory, told = tmp_path / "tls", list[bytes]()
-    tls = ServingTls(lambda: own_pair(directory, (), made[0]), on_ca=told.append)
+    directory = tmp_path / "tls"
+    tls = ServingTls(lambda: own_pair(directory, (), made[0]))
     former = (directory / "ca.crt").read_bytes()
     made[0] = now
     await tls.look()
     both = (directory / "ca.crt").read_bytes()
     assert both.endswith(former)
-    assert told == [both]
+    assert tls.pair.ca_pem == both
     new = both.removesuffix(former)
     async with listening(tls) as server:
         for trusted in (former, new, both):
@@ -383,16 +383,6 @@ async def test_whoever_trusts_the_former_or_the_new_authority_accepts_the_certif
             if strict:
                 context.verify_flags |= ssl.VERIFY_X509_STRICT
             assert await is_let_in(server, context)
-
-
-async def test_who_wants_to_know_the_authorities_is_told_at_the_beginning(tmp_path: Path) -> None:
-    told: list[bytes] = []
-    tls = ServingTls(lambda: own_pair(tmp_path, (), datetime.now(UTC)), on_ca=told.append)
-    assert told == []
-    running = asyncio.create_task(tls.run())
-    await eventually(lambda: told == [(tmp_path / "ca.crt").read_bytes()])
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_hundred_changes_under_load_lose_no_request(given: Given, tmp_path: Path) -> None:

@@ -22,8 +22,6 @@ class ServingTls:
     Args:
         find_pair: Returns the certificate to serve with as it is now, or raises ``ConfigError``.
         check_period_s: How often ``run`` asks for it.
-        on_ca: Called with the authorities that callers should trust, in PEM, when ``run`` begins
-            and whenever they change; not where the operator did not say them.
 
     Raises:
         ConfigError: There is no certificate to begin with.
@@ -34,11 +32,9 @@ class ServingTls:
         find_pair: Callable[[], ServingPair],
         *,
         check_period_s: float = 30.0,
-        on_ca: Callable[[bytes], None] | None = None,
     ) -> None:
         self._find_pair = find_pair
         self._check_period_s = check_period_s
-        self._on_ca = on_ca
         self._client_cas = b""
         self._pair = find_pair()
         self._current = server_context(self._pair)
@@ -70,7 +66,6 @@ class ServingTls:
 
     async def run(self) -> None:
         """Look for a new certificate until cancelled."""
-        self._tell_ca()
         while True:
             await asyncio.sleep(self._check_period_s)
             await self.look()
@@ -90,18 +85,11 @@ class ServingTls:
 
     def _take(self, pair: ServingPair) -> None:
         context = server_context(pair, self._client_cas)
-        known = self._pair.ca_pem
         self._pair, self._current = pair, context
         log.info(
             "certificate taken",
             extra={"file": str(pair.cert_file), "valid_until": pair.valid_until.isoformat()},
         )
-        if pair.ca_pem != known:
-            self._tell_ca()
-
-    def _tell_ca(self) -> None:
-        if self._on_ca is not None and self._pair.ca_pem is not None:
-            self._on_ca(self._pair.ca_pem)
 
     def _new_context(self) -> ssl.SSLContext:
         """Return a context for one connection, which hands over to the current one."""

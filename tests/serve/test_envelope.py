@@ -58,6 +58,17 @@ async def test_more_requests_at_once_than_allowed_are_told_to_come_again() -> No
     assert after.status_code == 200
 
 
+async def test_a_read_with_a_large_body_is_refused() -> None:
+    async with a_client_of(in_front(APP, reads())) as client:
+        large = await client.request("GET", f"{NAMESPACE}/m1", content=b"x" * 65537)
+        allowed = await client.request("GET", f"{NAMESPACE}/m1", content=b"x" * 65536)
+    assert (large.status_code, large.json()) == (
+        413,
+        a_status("Request entity too large: limit is 65536", "RequestEntityTooLarge", 413),
+    )
+    assert allowed.status_code == 200
+
+
 async def test_requests_are_counted_under_the_names_that_dashboards_know() -> None:
     registry = CollectorRegistry()
     requests = RequestMetrics()

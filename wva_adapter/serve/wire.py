@@ -157,6 +157,9 @@ NO_WATCH: Final = Refusal(
 TIMED_OUT: Final = Refusal(
     504, "Timeout: request did not complete within the allotted timeout", "Timeout", {}
 )
+TOO_LARGE: Final = Refusal(413, "Request entity too large: limit is 65536", "RequestEntityTooLarge")
+MOST_BODY_BYTES: Final = 65536
+"""What the body of a read may have: nothing looks at it."""
 TOO_MANY_REQUESTS: Final = Refusal(
     429, "Too many requests, please try again later.", "TooManyRequests"
 )

@@ -13,6 +13,7 @@ from tests.serve.cluster import HPA, Certificates
 from tests.serve.door import Door, a_door
 from tests.serve.fixture import NAMESPACE, VERSION, a_status
 from wva_adapter.serve.identity import User
+from wva_adapter.serve.trust import Trust
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +134,28 @@ async def test_a_token_is_reviewed_once(door: Door) -> None:
     assert review == {"token": "good-1"}
     assert (access["user"], access["uid"]) == ("1", "u1")
     assert access["groups"] == ["readers", "system:authenticated"]
+
+
+async def test_what_was_let_in_before_is_looked_at_again_when_the_review_is_over(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    now_s = [100.0]
+    async with a_door(tmp_path, certificates, clock=lambda: now_s[0]) as door:
+        proxy, hpa = door.certificates.proxy, as_user(HPA)
+        async with door.client(proxy) as client:
+            for _ in range(3):
+                assert (await client.get(M1, headers=hpa)).status_code == 200
+            assert len(door.api.reviewed) == 1
+            # The same words over the same connection, as somebody else.
+            assert (await client.get(M1, headers=as_user("bob"))).status_code == 403
+            assert len(door.api.reviewed) == 2
+            now_s[0] += 10.1
+            assert (await client.get(M1, headers=hpa)).status_code == 200
+            assert len(door.api.reviewed) == 3
+            assert (await client.get(M1, headers=hpa)).status_code == 200
+            # Whoever is not believed any more is not recognised either.
+            door.delegation._believe(Trust())
+            assert (await client.get(M1, headers=hpa)).status_code == 403
 
 
 async def test_a_bad_token_is_refused_and_reviewed_once(door: Door) -> None:

@@ -37,7 +37,7 @@ NO_FORM: Final = Refusal(
 _IMPERSONATE: Final = b"impersonate-"
 # An HPA asks with the same words every 15 s, and they arrive over few connections.
 _OFTEN_READ: Final = f"{VERSION_PATH}/namespaces/"
-_MOST_PASSED: Final = 4096
+_MOST_PASSED: Final = 1024
 _MOST_PASSED_BYTES: Final = 2048
 _MOST_FORM_BYTES: Final = 64 * 1024
 _FORM_TIMEOUT_S: Final = 10.0
@@ -148,6 +148,9 @@ class Guard:
         user: User,
         wanted: ResourceAccess | PathAccess,
     ) -> None:
+        # A token is kept nowhere but as a hash; HPAs come through the front proxy and have none.
+        if any(name == b"authorization" for name, _ in said):
+            return
         until_s = min(
             self._authenticator.until_s(peer, said), self._authorizer.until_s(user, wanted)
         )

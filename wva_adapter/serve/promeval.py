@@ -9,13 +9,12 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Final, Protocol
-
-import numpy as np
 
 from wva_adapter.core.answer import Answer, Items, Matcher
 from wva_adapter.serve.promql import (
@@ -78,13 +77,13 @@ class Sample:
 
 Vector = tuple[Sample, ...]
 
-_ARITHMETIC: Final[Mapping[str, Callable[[float, float], float]]] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
-    "/": np.divide,
-    "%": np.fmod,
-    "^": np.float_power,
+_ARITHMETIC: Final = {
+    "+": "add",
+    "-": "subtract",
+    "*": "multiply",
+    "/": "divide",
+    "%": "fmod",
+    "^": "float_power",
 }
 _COMPARISON: Final[Mapping[str, Callable[[float, float], bool]]] = {
     "==": lambda left, right: left == right,
@@ -105,8 +104,7 @@ def evaluate(expression: Expression, source: SeriesSource) -> Vector | float:
         Unanswered: It has no such answer now.
         Unanswerable: Two of its series would be the same one.
     """
-    with np.errstate(all="ignore"):
-        result = _evaluate(expression, source)
+    result = _evaluate(expression, source)
     if isinstance(result, float):
         return result
     if not result:
@@ -115,7 +113,7 @@ def evaluate(expression: Expression, source: SeriesSource) -> Vector | float:
             "with bool after the operator the answer is 1 or 0"
         )
     for sample in result:
-        if not np.isfinite(sample.value):
+        if not math.isfinite(sample.value):
             raise Unanswered(f"{_written(sample.labels)} would be {sample.value}: {_READ_AS_0}")
     return result
 
@@ -193,7 +191,12 @@ def _operate(operation: Operation, left: Vector | float, right: Vector | float) 
 def _apply(operator: str, left: float, right: float) -> float:
     if operator in COMPARISONS:
         return float(_COMPARISON[operator](left, right))
-    return float(_ARITHMETIC[operator](left, right))
+    # Imported here: its floats divide by zero as those of Prometheus do, it takes 20 MB, and what
+    # KEDA asks for is mostly a plain series.
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        return float(getattr(np, _ARITHMETIC[operator])(left, right))
 
 
 def _aggregate(aggregation: Aggregation, vector: Vector) -> Vector:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wva_adapter.serve.discovery import GROUP_PATH, VERSION_PATH
 from wva_adapter.serve.negotiation import Caller, reply_refusal
 from wva_adapter.serve.request_metrics import RequestMetrics
-from wva_adapter.serve.wire import MOST_BODY_BYTES, TOO_LARGE, TOO_MANY_REQUESTS, internal_error
+from wva_adapter.serve.wire import TOO_MANY_REQUESTS, internal_error
 
 log = logging.getLogger(__name__)
 audit_log = logging.getLogger("wva_adapter.audit")
@@ -56,8 +56,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         began_s = time.perf_counter()
-        audit_id, body_bytes = _read_head(scope)
-        audit_id = audit_id or _new_audit_id()
+        audit_id = _header(scope, b"audit-id") or _new_audit_id()
         scope.setdefault("state", {})["audit_id"] = audit_id.decode("latin-1")
         named = ((b"audit-id", audit_id), *_COMMON_HEADERS)
         code, size = 0, 0
@@ -73,14 +72,9 @@ class Envelope:
 
         self._in_flight += 1
         try:
-            refusal = None
             if self._in_flight > self._most_in_flight and scope["path"] not in _NEVER_TURNED_AWAY:
-                refusal = TOO_MANY_REQUESTS
-            elif body_bytes > MOST_BODY_BYTES and scope["method"] in ("GET", "HEAD"):
-                refusal = TOO_LARGE
-            if refusal is not None:
-                answer = reply_refusal(Caller.of(scope), refusal)
-                await answer(scope, receive, send_with_headers)
+                refusal = reply_refusal(Caller.of(scope), TOO_MANY_REQUESTS)
+                await refusal(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
         except Exception as error:
@@ -147,17 +141,6 @@ def _new_audit_id() -> bytes:
 def _audit_id(scope: Scope) -> str:
     audit_id: str = scope.get("state", {}).get("audit_id", "")
     return audit_id
-
-
-def _read_head(scope: Scope) -> tuple[bytes, int]:
-    """Return the audit id, empty where there is none, and the length of the body as it is said."""
-    audit_id, body_bytes = b"", 0
-    for name, value in scope["headers"]:
-        if name == b"audit-id" and not audit_id:
-            audit_id = value
-        elif name == b"content-length" and value.isdigit():
-            body_bytes = int(value[:20])
-    return audit_id, body_bytes
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

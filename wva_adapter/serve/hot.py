@@ -22,7 +22,9 @@ from wva_adapter.serve.discovery import VERSION_PATH
 from wva_adapter.serve.list_options import ListOptions, read_options
 from wva_adapter.serve.negotiation import Caller, Reply, reply
 from wva_adapter.serve.wire import (
+    MOST_BODY_BYTES,
     TIMED_OUT,
+    TOO_LARGE,
     ExternalMetricValueList,
     Refusal,
     Status,
@@ -210,6 +212,9 @@ class HotPath:
                 if kept is not None and self._reads.is_fresh(kept):
                     await kept.reply(scope, receive, send)
                     return
+                if _body_bytes(scope) > MOST_BODY_BYTES:
+                    await reply(Caller.of(scope), TOO_LARGE)(scope, receive, send)
+                    return
                 namespace, _, rest = path[len(_PREFIX) :].partition("/")
                 metric = rest.removesuffix("/")
                 if namespace and metric and "/" not in metric:
@@ -222,6 +227,14 @@ class HotPath:
                     await answer(scope, receive, send)
                     return
         await self._app(scope, receive, send)
+
+
+def _body_bytes(scope: Scope) -> int:
+    """Return how long the body is said to be."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:20])
+    return 0
 
 
 def external_metrics_router(reads: MetricReads) -> APIRouter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -205,11 +206,15 @@ cluster: {kubeconfig: kubeconfig}
 cycle: 100ms
 max_age: 2s
 reader: {port: 0, token_file: token}
+audit_log: true
 shutdown: {lame_duck: 0s}
 """
 
 
-async def test_in_a_cluster_everybody_is_asked_who_it_is(tmp_path: Path) -> None:
+async def test_in_a_cluster_everybody_is_asked_who_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="wva_adapter.audit")
     (tmp_path / "pki").mkdir()
     (tmp_path / "token").write_text("s3cret")
     certificates, api = Certificates(tmp_path / "pki"), ReviewingApi()
@@ -248,6 +253,10 @@ async def test_in_a_cluster_everybody_is_asked_who_it_is(tmp_path: Path) -> None
             said = {"Authorization": "Bearer s3cret"}
             assert (await reader.get("/metrics", headers=said)).status_code == 200
             assert (await nobody.get("/metrics", headers=said)).status_code == 401
+            audited = [vars(record) for record in caplog.records if record.message == "request"]
+            seen = {(line["user"], line["uri"], line["code"]) for line in audited}
+            # The second port knows no users, and its requests are told of all the same.
+            assert {(None, "/metrics", 200), (None, "/metrics", 401)} <= seen
     finally:
         stop.set()
         try:

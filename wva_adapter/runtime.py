@@ -152,7 +152,9 @@ class Adapter:
             ready=self._checks,
             series=self.board,
         )
-        self._delegation = _delegation(settings, folder, on_client_cas=self._tls.trust_clients)
+        self._delegation = _delegation(
+            settings, folder, self._api, on_client_cas=self._tls.trust_clients
+        )
         guard = (
             None
             if self._delegation is None
@@ -177,7 +179,7 @@ class Adapter:
             token_file = _below(folder, settings.reader.token_file)
             token = None if token_file is None else TokenFile(token_file)
             self.reader = Server(
-                Envelope(ReaderDoor(app, token)),
+                Envelope(ReaderDoor(app, token), metrics=self._requests, audit=settings.audit_log),
                 host=settings.reader.address,
                 port=settings.reader.port,
                 ssl_context=self._tls.context,
@@ -395,11 +397,15 @@ def _upstream(
 
 
 def _delegation(
-    settings: Settings, folder: Path, *, on_client_cas: Callable[[bytes], None]
+    settings: Settings,
+    folder: Path,
+    api: KubernetesApi | None,
+    *,
+    on_client_cas: Callable[[bytes], None],
 ) -> Delegation | None:
     """Return who decides on callers; ``None`` where nobody can, so that the port stays loopback's."""
-    wanted, cluster = settings.authentication, settings.cluster
-    if cluster is None and wanted.client_ca_file is None:
+    wanted = settings.authentication
+    if api is None and wanted.client_ca_file is None:
         return None
     headers = IdentityHeaders(
         wanted.requestheader_username_headers,
@@ -408,7 +414,7 @@ def _delegation(
         wanted.requestheader_uid_headers,
     )
     return Delegation(
-        None if cluster is None else KubernetesApi(_below(folder, cluster.kubeconfig)),
+        api,
         files=partial(
             trust_of_files,
             client_ca_file=_below(folder, wanted.client_ca_file),

@@ -32,6 +32,13 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
         yield plane
 
 
+@pytest.fixture(scope="module")
+def plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """A control plane that the stories of one module have for themselves."""
+    with a_control_plane(request) as plane:
+        yield plane
+
+
 @contextmanager
 def a_control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """Start a control plane of its own; its logs stay where a test failed."""

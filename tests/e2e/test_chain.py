@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from aiohttp import web
 
 from tests.e2e.adapter import API_SERVICE, NAMESPACE, PROGRAM, ROOT, SERVICE, AdapterProcess
 from tests.e2e.cluster import ControlPlane, KubectlError, tell
-from tests.e2e.conftest import a_control_plane
 from tests.e2e.keda_process import NAMESPACE as KEDA_NAMESPACE
 from tests.e2e.keda_process import KedaProcesses
 
@@ -94,12 +93,6 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str, within_s: 
         assert time.monotonic() - began < within_s, f"after {within_s:g} s not true: {what}"
         await asyncio.sleep(0.5)
     tell(f"{what} after {time.monotonic() - began:.1f} s")
-
-
-@pytest.fixture(scope="module")
-def plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
-    with a_control_plane(request) as plane:
-        yield plane
 
 
 @pytest.fixture(scope="module")

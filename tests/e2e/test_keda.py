@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ import yaml
 
 from tests.e2e.adapter import API_SERVICE, NAMESPACE, ROOT, SERVICE, AdapterProcess
 from tests.e2e.cluster import HPA_SYNC_S, ControlPlane, tell
-from tests.e2e.conftest import a_control_plane
 from tests.e2e.keda_process import NAMESPACE as KEDA_NAMESPACE
 from tests.e2e.keda_process import KedaProcesses
 from tests.e2e.service_proxy import ServiceProxy
@@ -36,12 +35,6 @@ class Cluster:
     plane: ControlPlane
     agent: NodeAgent
     adapter: AdapterProcess
-
-
-@pytest.fixture(scope="module")
-def plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
-    with a_control_plane(request) as plane:
-        yield plane
 
 
 @pytest.fixture(scope="module")

@@ -34,14 +34,6 @@ def ours(ca: bytes = OURS, *, record: str | None = None) -> dict[str, object]:
     return document
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[RegistryApi]:
-    api = RegistryApi()
-    await api.start()
-    yield api
-    await api.stop()
-
-
 class Kept:
     def __init__(self) -> None:
         self.ca: bytes | None = OURS

@@ -29,14 +29,6 @@ PATCHES = "--enable-cert-rotation=true"
 PATCHES_NOT = "--enable-apiservice-patching=false"
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[RegistryApi]:
-    api = RegistryApi()
-    await api.start()
-    yield api
-    await api.stop()
-
-
 class Administrator:
     def __init__(self, connection: KubernetesApi) -> None:
         self.registry = Registry(connection, ADAPTER, within_s=0.5, settled_s=0.0)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from wva_adapter.serve.hot import Asked
-from wva_adapter.serve.list_options import read_options
+from wva_adapter.serve.list_options import ListOptions
 from wva_adapter.serve.negotiation import Reply, reply_refusal
 from wva_adapter.serve.upstream import Upstream, UpstreamError
-from wva_adapter.serve.wire import Refusal, unavailable
+from wva_adapter.serve.wire import unavailable
 
 _OWN_PREFIX: Final = "wva_"
 _KEDA_LABEL: Final = "scaledobject.keda.sh/name"
@@ -72,11 +72,8 @@ class Chain:
             return None
         return next((u for u in upstreams if u.default), None)
 
-    async def reply(self, asked: Asked) -> Reply:
+    async def reply(self, asked: Asked, options: ListOptions) -> Reply:
         """Return the provider's answer, or a 503 that says which one has none and why."""
-        options = read_options(asked.caller.query)
-        if isinstance(options, Refusal):
-            return reply_refusal(asked.caller, options)
         provider = self._provider_of(asked.metric, str(options.selector))
         if provider is None:
             # It went away after it was asked for: the former owner was put back.

@@ -71,6 +71,8 @@ class Envelope:
             await send(message)
 
         self._in_flight += 1
+        if self._metrics is not None:
+            self._metrics.in_flight += 1
         try:
             if self._in_flight > self._most_in_flight and scope["path"] not in _NEVER_TURNED_AWAY:
                 refusal = reply_refusal(Caller.of(scope), TOO_MANY_REQUESTS)
@@ -86,7 +88,7 @@ class Envelope:
             self._in_flight -= 1
             duration_s = time.perf_counter() - began_s
             if self._metrics is not None:
-                self._metrics.in_flight = self._in_flight
+                self._metrics.in_flight -= 1
                 self._metrics.observe(scope["method"], scope["path"], code, duration_s, size)
             if self._audit:
                 _tell(scope, code, duration_s)

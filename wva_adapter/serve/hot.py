@@ -86,7 +86,7 @@ class Elsewhere(Protocol):
         """Return whether the metric is one of theirs."""
         ...
 
-    async def reply(self, asked: Asked) -> Reply:
+    async def reply(self, asked: Asked, options: ListOptions) -> Reply:
         """Return their answer as it came, or why there is none."""
         ...
 
@@ -161,7 +161,7 @@ class MetricReads:
         if self._elsewhere is not None and self._elsewhere.claims(
             asked.metric, str(options.selector)
         ):
-            return await self._elsewhere.reply(asked)
+            return await self._elsewhere.reply(asked, options)
         return await self._own(asked, options)
 
     async def _own(self, asked: Asked, options: ListOptions) -> Reply:

@@ -344,7 +344,7 @@ def test_the_document_has_every_field_of_a_rank() -> None:
         rank awake kv_cache_usage kv_cache_tokens running_requests queued_requests
         deferred_requests prompt_tokens_total computed_prompt_tokens_total
         generation_tokens_total successes_total aborts_total preemptions_total
-        rejections_total ttft_sum_s ttft_count itl_sum_s itl_count input_tokens_sum
+        rejections_total ttft_sum_s ttft_count itl_sum_s itl_count prefill_sum_s input_tokens_sum
         input_tokens_count output_tokens_sum output_tokens_count
     """
     assert list(ranks[0]) == every.split()

@@ -32,6 +32,7 @@ class ReplicaView:
     url: str | None
     phase: Phase
     created_at_s: float | None = None
+    ready_at_s: float | None = None
     problem: str | None = None
 
 
@@ -111,6 +112,7 @@ def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
         name=view.name,
         phase=view.phase,
         created_at_s=view.created_at_s,
+        ready_at_s=view.ready_at_s,
         sample=None if sample is None else replace(sample, replica=view.name),
         problem=view.problem or scraped.problem,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from wva_adapter.collect.accelerators import (
 )
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.autoscalers import Claim, claims
-from wva_adapter.collect.objects import Autoscaler, Node, Pod, ScaledObject, Workload
+from wva_adapter.collect.objects import Autoscaler, Node, Pod, PodSpec, ScaledObject, Workload
 from wva_adapter.collect.pods import read_replica
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.errors import ConfigError
@@ -22,6 +23,8 @@ from wva_adapter.kube.meta import ObjectKey
 
 MODEL_ID = "llm-d.ai/model-id"
 COST = "llm-d.ai/variant-cost"
+
+_MAX_NUM_SEQS = re.compile(r"--max[-_]num[-_]seqs[ =]([0-9]{1,6})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +175,7 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
     model_id = annotations.get(MODEL_ID, "").strip()
     if not model_id:
         raise ConfigError(f"{claim.title}: no annotation {MODEL_ID}, want the model's name")
-    cost: dict[str, float] = {}
-    if COST in annotations:
-        cost["cost_per_h"] = _read_cost(annotations[COST], claim.title)
-    accelerator, devices = None, 1
+    accelerator, devices, most_seqs = None, 1, None
     if target is not None:
         template = target.spec.template
         labelled = (claim.meta, target.metadata, template.metadata)
@@ -186,8 +186,9 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
             else accelerator_asked_for(template.spec) or accelerator_of_nodes(nodes)
         )
         devices = accelerators_per_replica(template.spec)
+        most_seqs = _max_num_seqs(template.spec)
     try:
-        return Variant(
+        variant = Variant(
             key=claim.variant,
             model_id=model_id,
             target=claim.target,
@@ -196,10 +197,22 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
             min_replicas=claim.min_replicas,
             max_replicas=claim.max_replicas,
             reader=claim.read_reader(),
-            **cost,
+            max_num_seqs=most_seqs,
         )
     except ValueError as error:
         raise ConfigError(f"{claim.title}: {error}") from None
+    if COST not in annotations:
+        return variant
+    return replace(variant, cost_per_h=_read_cost(annotations[COST], claim.title))
+
+
+def _max_num_seqs(spec: PodSpec) -> int | None:
+    """Return the batch size that an engine is started with; ``None`` where it is left to it."""
+    for container in spec.containers:
+        words = " ".join((*container.command, *container.args))
+        if found := _MAX_NUM_SEQS.search(words):
+            return int(found[1])
+    return None
 
 
 def _read_cost(text: str, title: str) -> float:

@@ -5,6 +5,8 @@ A whole pod as the client library models it takes a hundred times the memory and
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from msgspec import Struct, field
 
 from wva_adapter.kube.meta import Meta
@@ -17,6 +19,7 @@ class _Object(Struct, rename="camel", frozen=True):
 class Condition(_Object, frozen=True):
     type: str
     status: str
+    last_transition_time: datetime | None = None
 
 
 class Requirement(_Object, frozen=True):
@@ -71,6 +74,8 @@ class Resources(_Object, frozen=True):
 
 class Container(_Object, frozen=True):
     name: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
     resources: Resources = Resources()
 

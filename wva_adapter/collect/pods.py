@@ -23,7 +23,8 @@ def read_replica(pod: Pod) -> ReplicaView:
         url, problem = _page_url(pod), None
     except ValueError as error:
         url, problem = None, str(error)
-    ready = any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
+    ready = [c for c in pod.status.conditions if c.type == "Ready" and c.status == "True"]
+    since = ready[0].last_transition_time if ready else None
     if meta.deletion_timestamp is not None:
         phase = Phase.TERMINATING
     else:
@@ -35,6 +36,7 @@ def read_replica(pod: Pod) -> ReplicaView:
         url=url,
         phase=phase,
         created_at_s=None if created is None else created.timestamp(),
+        ready_at_s=None if since is None else since.timestamp(),
         problem=problem,
     )
 

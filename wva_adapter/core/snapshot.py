@@ -35,6 +35,7 @@ class ReplicaSample:
         ttft_count: Requests that got a first token.
         itl_sum_s: Sum of inter-token latencies.
         itl_count: Inter-token gaps observed.
+        prefill_sum_s: Sum of the times between a request's place in the batch and its first token.
         input_tokens_sum: Prompt tokens of finished requests.
         input_tokens_count: Finished requests, as the prompt histogram counts them.
         output_tokens_sum: Generated tokens of finished requests.
@@ -62,6 +63,7 @@ class ReplicaSample:
     ttft_count: float | None = None
     itl_sum_s: float | None = None
     itl_count: float | None = None
+    prefill_sum_s: float | None = None
     input_tokens_sum: float | None = None
     input_tokens_count: float | None = None
     output_tokens_sum: float | None = None
@@ -98,6 +100,7 @@ class ReplicaState:
         name: Pod name.
         phase: Starting, ready, or terminating; only ready ones serve.
         created_at_s: Unix time of its creation; ``None`` where nothing says.
+        ready_at_s: Unix time from which it serves; ``None`` where nothing says.
         sample: Its last page, however old; ``None`` if none was ever read.
         problem: Why its latest scrape brought nothing; ``None`` if it brought a page.
     """
@@ -105,6 +108,7 @@ class ReplicaState:
     name: str
     phase: Phase = Phase.READY
     created_at_s: float | None = None
+    ready_at_s: float | None = None
     sample: ReplicaSample | None = None
     problem: str | None = None
 
@@ -137,6 +141,25 @@ class VariantState:
         return 0 if self.spec_replicas is None else max(0, self.spec_replicas - len(self.ready))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayState:
+    """What the gateway in front of one model reports; ``None`` is unknown.
+
+    Attributes:
+        at_s: Unix time of the report.
+        queued_requests: Requests that it holds back, before any replica.
+        queued_bytes: Their size.
+        arrivals_total: Requests that came for the model, a counter.
+    """
+
+    namespace: str
+    model_id: str
+    at_s: float
+    queued_requests: float | None = None
+    queued_bytes: float | None = None
+    arrivals_total: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The fleet at one moment.
@@ -144,10 +167,12 @@ class Snapshot:
     Attributes:
         at_s: Unix time at which it was put together; the only "now" the core knows.
         variants: One state per variant, keys unique. Their order carries no meaning.
+        gateways: What gateways report, at most one per namespace and model.
     """
 
     at_s: float
     variants: tuple[VariantState, ...] = ()
+    gateways: tuple[GatewayState, ...] = ()
 
     def __post_init__(self) -> None:
         seen = set()

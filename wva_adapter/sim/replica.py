@@ -323,6 +323,8 @@ class Replica:
                 counters.prompt_tokens += request.prompt_tokens
                 counters.ttft_count += 1
                 counters.ttft_sum_s += end_s - request.arrived_s
+                if request.scheduled_s is not None:
+                    counters.prefill_sum_s += end_s - request.scheduled_s
                 if request not in self._gone:
                     self._started.append(request)
             else:

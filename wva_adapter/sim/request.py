@@ -53,6 +53,7 @@ class Counters:
     preemptions: int = 0
     ttft_sum_s: float = 0.0
     ttft_count: int = 0
+    prefill_sum_s: float = 0.0
     itl_sum_s: float = 0.0
     itl_count: int = 0
     finished_prompt_tokens: int = 0

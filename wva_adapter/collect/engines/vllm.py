@@ -71,6 +71,7 @@ _FIELDS: Mapping[str, tuple[_Pick, ...]] = {
         _pick("inter_token_latency_seconds_count"),
         _pick("time_per_output_token_seconds_count"),
     ),
+    "prefill_sum_s": (_pick("request_prefill_time_seconds_sum"),),
     "input_tokens_sum": (_pick("request_prompt_tokens_sum"),),
     "input_tokens_count": (_pick("request_prompt_tokens_count"),),
     "output_tokens_sum": (_pick("request_generation_tokens_sum"),),

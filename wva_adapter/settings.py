@@ -185,10 +185,12 @@ class PolicySection(Section):
         "balanced", description="Goodput against cost in one word: frugal, balanced or premium"
     )
     utilization: float | None = Field(
-        None, description="Share of a replica's capacity to load; default: by service_level and count"
+        None,
+        description="Share of a replica's capacity to load; default: by service_level and count",
     )
     attainment: float | None = Field(
-        None, description="Share of the demand until help is there to cover; default: by service_level"
+        None,
+        description="Share of the demand until help is there to cover; default: by service_level",
     )
     assumed_start: Duration = Field(
         120.0, description="From a pod's creation until it is ready, before one was seen to start"

@@ -152,7 +152,8 @@ class Fit:
             Long requests are present longer, so it is more than half of their tokens.
         input_lengths: Prompt tokens computed per request.
         output_lengths: Tokens generated per request.
-        full_batch: Largest running count seen while requests waited; ``None`` if none ever did.
+        full_batch: Running count at which a batch stays while requests wait; ``None`` if none was
+            seen to, or if more ran later.
     """
 
     prior: Times
@@ -203,8 +204,7 @@ class Fit:
         for one in intervals:
             inputs = inputs.learn(one.started, one.input_tokens)
             outputs = outputs.learn(one.finished, one.output_tokens)
-            if one.queued_before and one.queued and one.running is not None:
-                full_batch = max(one.running, full_batch or 0.0)
+            full_batch = _full_batch(full_batch, one)
             if one.itl_s is None or one.kv_tokens is None:
                 continue
             if one.itl_count < FEWEST_GAPS or not (one.batch > 0 and one.itl_s > 0):
@@ -241,6 +241,18 @@ class Fit:
             output_lengths=outputs,
             full_batch=full_batch,
         )
+
+
+def _full_batch(known: float | None, one: Interval) -> float | None:
+    """Return the places in the batch, as far as this interval shows them.
+
+    Requests also wait while many prompts are computed, with places free: then the count moves.
+    """
+    if one.running is None:
+        return known
+    if one.steady and one.queued_before and one.queued:
+        return max(one.running, known or 0.0)
+    return None if known is not None and one.running > known else known
 
 
 def fresh_fit(prior: Times) -> Fit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -10,9 +9,9 @@ from statistics import median
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.forecast import Forecast, forecast
-from wva_adapter.core.interval import Interval, unusable
+from wva_adapter.core.interval import unusable
 from wva_adapter.core.leads import coming, remember_starts, start_s
-from wva_adapter.core.load import ModelLoad, Utilization
+from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
 from wva_adapter.core.pages import Pages
 from wva_adapter.core.policy import Policy
@@ -73,8 +72,10 @@ def analyze_demand(
         past: The past of the model.
     """
     seen = _look(states, pages, gateway, past, at_s)
-    learned = past if seen.arrivals is None else replace(
-        past, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s)
+    learned = (
+        past
+        if seen.arrivals is None
+        else replace(past, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s))
     )
     news = [done for state in states for _, done in pages.news.get(state.variant.key, ())]
     learned = replace(learned, gateway=gateway, shape=past.shape.learn(news))
@@ -215,9 +216,7 @@ def _prior(state: VariantState, states: Sequence[VariantState], memory: Memory) 
     )
 
 
-def _rate(
-    state: VariantState, memory: VariantMemory, shape: Shape, policy: Policy
-) -> ServiceRate:
+def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Policy) -> ServiceRate:
     fit = memory.fit
     assert fit is not None  # every variant that was looked at has one
     places = state.variant.max_num_seqs
@@ -283,7 +282,9 @@ def _binding(
     if backlog >= 1:
         parts += f" and {backlog:.0f} waiting to be served within {BACKLOG_DRAIN_S:.0f} s"
     verb = ">" if need > supply else "≤"
-    words = f"{parts}: {need:.3g} {verb} {supply:.3g} req/s that replicas carry at {utilization:.0%}"
+    words = (
+        f"{parts}: {need:.3g} {verb} {supply:.3g} req/s that replicas carry at {utilization:.0%}"
+    )
     if seen.waiting >= 1:
         words += f"; {seen.waiting:g} wait, so none goes"
     return words

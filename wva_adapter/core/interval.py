@@ -53,6 +53,7 @@ class Interval:
         output_tokens: Tokens generated for those.
         arrivals: Requests that came, refused ones too; not below 0.
         running: Largest running count of both ends.
+        steady: Whether that count is the same at both ends.
         queued_before: Requests that waited at the earlier page.
         queued: Requests that wait at the later page.
     """
@@ -72,6 +73,7 @@ class Interval:
     output_tokens: float | None
     arrivals: float | None
     running: float | None
+    steady: bool
     queued_before: float | None
     queued: float | None
 
@@ -113,6 +115,7 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
         output_tokens=_grown(before.output_tokens_sum, now.output_tokens_sum),
         arrivals=_arrivals(before, now, started),
         running=max(running) if running else None,
+        steady=len(running) == 2 and running[0] == running[1],
         queued_before=_waiting(before),
         queued=_waiting(now),
     )

@@ -13,9 +13,7 @@ _REMEMBERED = 20
 _SHORTEST_S = 1.0
 
 
-def remember_starts(
-    past: VariantMemory, state: VariantState
-) -> tuple[tuple[float, float], ...]:
+def remember_starts(past: VariantMemory, state: VariantState) -> tuple[tuple[float, float], ...]:
     """Return the starts with those of replicas that became ready since the latest of them."""
     latest = past.starts[-1][0] if past.starts else -math.inf
     found = sorted(
@@ -38,9 +36,7 @@ def start_s(starts: Sequence[tuple[float, float]], policy: Policy) -> float:
     return ordered[math.ceil(0.9 * len(ordered)) - 1]
 
 
-def coming(
-    state: VariantState, start: float, at_s: float
-) -> Sequence[tuple[float, float]]:
+def coming(state: VariantState, start: float, at_s: float) -> Sequence[tuple[float, float]]:
     """Return when each replica on its way is expected, and the share of it that still counts.
 
     A replica later than ``start`` fades out until it is twice as late: one that vanished at once

@@ -74,8 +74,8 @@ class ModelMemory:
 
     analysis: str = ""
     kept: Window = Window()
-    arrivals: ArrivalHistory = ArrivalHistory()
-    shape: Shape = Shape()
+    arrivals: ArrivalHistory = field(default_factory=ArrivalHistory)
+    shape: Shape = field(default_factory=Shape)
     gateway: GatewayState | None = None
 
 

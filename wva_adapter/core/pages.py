@@ -36,9 +36,7 @@ class Pages:
         return moved_at_s is not None and at_s - moved_at_s >= STUCK_AFTER_S
 
 
-def take_pages(
-    states: Sequence[VariantState], memory: Mapping[ReplicaKey, ReplicaMemory]
-) -> Pages:
+def take_pages(states: Sequence[VariantState], memory: Mapping[ReplicaKey, ReplicaMemory]) -> Pages:
     """Return what the pages of ``states`` add to what is remembered.
 
     Args:

@@ -23,6 +23,8 @@ _HALVES_S = 3600.0
 _ABOVE_LARGEST = 1.1
 _ABOVE_PRESENT = 4.0
 _LEADS_OF_EVIDENCE = 2.0
+# Moments that resemble this one less than that all together, in lead times, are no analogs.
+_LEAST_EVIDENCE = 1e-6
 
 _RAMP_SLOTS = 3
 _RAMP_MEANS = 12
@@ -83,15 +85,15 @@ def forecast(history: ArrivalHistory, at_s: float, *, lead_s: float, attainment:
         at_s: Now, Unix time. Where arrivals are unknown since, the forecast of the last known
             moment stands.
         lead_s: From an order to a ready replica, above 0.
-        attainment: Share of the demand to cover, above 0 and at most 1.
+        attainment: Share of the demand to cover, above 0 and below 1.
 
     Raises:
         ValueError: ``lead_s`` or ``attainment`` is out of its range.
     """
     if not 0 < lead_s < math.inf:
         raise ValueError(f"lead_s {lead_s}, want a finite number above 0")
-    if not 0 < attainment <= 1:
-        raise ValueError(f"attainment {attainment}, want above 0 and at most 1")
+    if not 0 < attainment < 1:
+        raise ValueError(f"attainment {attainment}, want above 0 and below 1")
     rate = history.present_per_s
     level = history.level_per_s
     cycle_s = max(SLOT_S, history.span_s)
@@ -137,14 +139,14 @@ def _analogs(
     futures, known = _futures(rates, candidates, count)
     # A moment that was not seen itself, or whose future was not, says nothing.
     weights[np.isnan(rates[:candidates]) | (known == 0)] = 0.0
-    chosen = np.flatnonzero(weights)
-    if not chosen.size:
+    evidence = float(weights.sum()) * SLOT_S / lead_s
+    if evidence < _LEAST_EVIDENCE:
         return None, 0.0, 0
+    chosen = np.flatnonzero(weights)
     weights = weights[chosen]
     demand = futures[chosen]
     demand *= np.exp(rises[chosen])[:, np.newaxis]
     np.minimum(demand, _ABOVE_LARGEST * float(np.nanmax(rates)), out=demand)
-    evidence = float(weights.sum()) * SLOT_S / lead_s
     return (
         min(
             _cover(demand, weights, known[chosen], attainment),

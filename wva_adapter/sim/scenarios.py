@@ -216,9 +216,9 @@ def _s1c(library: Library) -> Scenario:
     return Scenario(
         name="S1c",
         title="a step on a small model: 1.5 to 6 requests/s",
-        horizon_s=1800,
+        horizon_s=2100,
         fleet=(_deployed(library, _QWEN, start_replicas=1, max_replicas=10),),
-        draw=scheduled(_step(1.5, 6, 300, 1500, 1800), _SMALL_MODEL),
+        draw=scheduled(_step(1.5, 6, 300, 1500, 2100), _SMALL_MODEL),
     )
 
 
@@ -289,12 +289,14 @@ def _s4b(library: Library) -> Scenario:
 
 
 def _s5(library: Library) -> Scenario:
+    trace = library.conversation()
+    span_s = float(trace.arrived_s[-1])
     return Scenario(
         name="S5",
         title="production arrivals: six copies of a conversation trace",
-        horizon_s=3600,
+        horizon_s=span_s,
         fleet=(_deployed(library, _A100, start_replicas=6),),
-        draw=copies(library.conversation(), 6, 3600),
+        draw=copies(trace, 6, span_s),
     )
 
 

@@ -195,8 +195,9 @@ class PolicySection(Section):
     stale_after: Duration | None = Field(
         None, description="A page older than this says nothing about now; default: three scrapes"
     )
-    scale_down_window: Duration = Field(
-        300.0, description="Down only to the largest need of this long"
+    scale_down_window: Duration | None = Field(
+        None,
+        description="Down only to the largest need of this long; default: 5m, less as forecasts prove good",
     )
     max_down_share: float = Field(
         0.25, description="Largest share of a variant removed per down_period; one always may go"

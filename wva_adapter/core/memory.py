@@ -1,4 +1,4 @@
-"""The only past that decisions may look at: what was needed, what was published, and peaks."""
+"""The only past that decisions may look at: what was needed and published, and what replicas showed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from wva_adapter.core.fleet import VariantKey
 
 ReplicaKey = tuple[VariantKey, str]
+ModelKey = tuple[str, str]
+"""Namespace and model id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,23 @@ class VariantMemory:
     """What is remembered of one variant.
 
     Attributes:
-        needs: Counts that its model's load needed of it.
         published: Counts that were published for it.
     """
 
-    needs: Window = Window()
     published: Window = Window()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What is remembered of one model.
+
+    Attributes:
+        analysis: Which analysis the window belongs to: each has its own unit.
+        kept: What its load had to keep, in the unit of that analysis.
+    """
+
+    analysis: str = ""
+    kept: Window = Window()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +82,5 @@ class Memory:
     """Everything that outlives a cycle; a fresh one knows nothing."""
 
     variants: Mapping[VariantKey, VariantMemory] = field(default_factory=dict)
+    models: Mapping[ModelKey, ModelMemory] = field(default_factory=dict)
     replicas: Mapping[ReplicaKey, ReplicaMemory] = field(default_factory=dict)

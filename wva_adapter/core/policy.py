@@ -8,6 +8,11 @@ from typing import Literal, get_args
 Analysis = Literal["saturation"]
 ANALYSES: tuple[str, ...] = get_args(Analysis)
 
+LONGEST_WINDOW_S = 300.0
+"""How long a need is remembered where nothing says that it may be forgotten earlier."""
+SHORTEST_WINDOW_S = 120.0
+"""How long it is remembered where the forecast is certain."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -21,7 +26,8 @@ class Policy:
         queue_spare_trigger: Mean spare queue length below which one replica is added.
         peak_window_s: A replica's usage and queue are the peaks of this many seconds.
         stale_after_s: A page older than this says nothing about now (three scrapes).
-        scale_down_window_s: Down only to the largest need of this many seconds.
+        scale_down_window_s: Down only to the largest need of this many seconds; ``None`` lets the
+            analysis choose, up to ``LONGEST_WINDOW_S``.
         max_down_share: Largest share of a variant's replicas removed per ``down_period_s``; one
             replica may always go.
         down_period_s: The period of ``max_down_share``.
@@ -40,7 +46,7 @@ class Policy:
     queue_spare_trigger: float = 3.0
     peak_window_s: float = 60.0
     stale_after_s: float = 15.0
-    scale_down_window_s: float = 300.0
+    scale_down_window_s: float | None = None
     max_down_share: float = 0.25
     down_period_s: float = 15.0
     max_up_step: int = 8
@@ -52,7 +58,9 @@ class Policy:
         for field in fields(self):
             value = getattr(self, field.name)
             # Written so that NaN, which compares false with everything, is refused too.
-            if field.name != "analysis" and not 0 <= value < float("inf"):
+            if value is None or isinstance(value, str):
+                continue
+            if not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name} {value}, want a finite number of at least 0")
         for name in ("kv_cache_threshold", "max_down_share"):
             if not 0 < getattr(self, name) <= 1:
@@ -71,3 +79,9 @@ class Policy:
                 f"queue_spare_trigger={self.queue_spare_trigger}, "
                 f"queue_length_threshold={self.queue_length_threshold}"
             )
+
+    def window_s(self, confidence: float = 0.0) -> float:
+        """Return how many seconds a need is remembered, given how sure its forecast is, 0 to 1."""
+        if self.scale_down_window_s is not None:
+            return self.scale_down_window_s
+        return LONGEST_WINDOW_S * (1 - confidence) + SHORTEST_WINDOW_S * confidence

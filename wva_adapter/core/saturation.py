@@ -151,17 +151,20 @@ def analyze_saturation(
     if asleep:
         notes.append(f"{asleep} asleep")
     variants = [state.variant for state in states]
+    present = float(len(seen) + len(unseen) - fresh + starting)
     return ModelLoad(
         namespace=variants[0].key.namespace,
         model_id=variants[0].model_id,
         analysis="saturation",
         unit="replicas",
         demand=sum(fill.replicas(policy) for fill in seen + unseen) if seen else None,
-        supply=float(len(seen) + len(unseen) - fresh + starting),
+        need=present + (shortage or -surplus),
+        keep=present - surplus,
+        present=present,
+        replicas=sum(state.spec_replicas or 0 for state in states),
         capacity={variant.key: 1.0 for variant in variants},
-        shortage=float(shortage),
-        surplus=float(surplus),
         step=1.0,
+        window_s=policy.window_s(),
         binding="; ".join(notes),
     )
 

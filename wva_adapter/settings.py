@@ -189,6 +189,12 @@ class PolicySection(Section):
     queue_spare_trigger: float = Field(
         3.0, description="Mean spare queue length (requests) below which one replica is added"
     )
+    scale_up_threshold: float = Field(
+        0.85, description="Share of the token capacity in use above which tokens adds replicas"
+    )
+    scale_down_boundary: float = Field(
+        0.70, description="Share of the token capacity that stays which tokens may fill going down"
+    )
     peak_window: Duration = Field(
         60.0, description="A replica's usage and queue are the peaks of this long"
     )

@@ -62,6 +62,8 @@ class Variant:
         max_replicas: Most replicas that the operator allows; ``None`` where there is no bound.
         reader: Who reads the served value; ``None`` where nobody is known to.
         max_num_seqs: Most requests in one replica's batch; ``None`` where nothing says.
+        max_num_batched_tokens: Most tokens that one replica computes in a step; ``None`` where
+            nothing says.
 
     Raises:
         ValueError: A number is negative or not finite, or ``min_replicas`` is above
@@ -78,6 +80,7 @@ class Variant:
     max_replicas: int | None = None
     reader: Reader | None = None
     max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost_per_h) and self.cost_per_h >= 0):
@@ -89,8 +92,10 @@ class Variant:
                 f"{self.key}: accelerators_per_replica {self.accelerators_per_replica}, "
                 "want at least 0"
             )
-        if self.max_num_seqs is not None and self.max_num_seqs < 1:
-            raise ValueError(f"{self.key}: max_num_seqs {self.max_num_seqs}, want at least 1")
+        for field in ("max_num_seqs", "max_num_batched_tokens"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{self.key}: {field} {value}, want at least 1")
         if self.min_replicas < 0:
             raise ValueError(f"{self.key}: min_replicas {self.min_replicas}, want at least 0")
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-Analysis = Literal["saturation"]
+Analysis = Literal["saturation", "tokens"]
 ANALYSES: tuple[str, ...] = get_args(Analysis)
 
 
@@ -19,6 +19,10 @@ class Policy:
         queue_length_threshold: Queued requests from which a replica counts as saturated.
         kv_spare_trigger: Mean spare KV-cache usage below which one replica is added, 0 to 1.
         queue_spare_trigger: Mean spare queue length below which one replica is added.
+        scale_up_threshold: Share of the token capacity, ready and on its way, above which replicas
+            are added (``tokens``).
+        scale_down_boundary: Share of the remaining token capacity that a scale-down may fill
+            (``tokens``).
         peak_window_s: A replica's usage and queue are the peaks of this many seconds.
         stale_after_s: A page older than this says nothing about now (three scrapes).
         scale_down_window_s: Down only to the largest need of this many seconds.
@@ -38,6 +42,8 @@ class Policy:
     queue_length_threshold: float = 5.0
     kv_spare_trigger: float = 0.10
     queue_spare_trigger: float = 3.0
+    scale_up_threshold: float = 0.85
+    scale_down_boundary: float = 0.70
     peak_window_s: float = 60.0
     stale_after_s: float = 15.0
     scale_down_window_s: float = 300.0
@@ -70,4 +76,10 @@ class Policy:
                 "want queue_spare_trigger < queue_length_threshold, got "
                 f"queue_spare_trigger={self.queue_spare_trigger}, "
                 f"queue_length_threshold={self.queue_length_threshold}"
+            )
+        if not 0 < self.scale_down_boundary < self.scale_up_threshold <= 1:
+            raise ValueError(
+                "want 0 < scale_down_boundary < scale_up_threshold <= 1, got "
+                f"scale_down_boundary={self.scale_down_boundary}, "
+                f"scale_up_threshold={self.scale_up_threshold}"
             )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wva_adapter.core.allocation import Option
-from wva_adapter.core.fleet import NodeState, Toleration
+from wva_adapter.core.fleet import NodeState, Toleration, VariantKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,18 @@ class Supply:
     def bounded(self) -> bool:
         """Whether anything is bounded at all."""
         return self.nodes is not None or bool(self.limits) or bool(self.quotas)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One inequality that all additions together must keep: Σ uses · added ≤ most.
+
+    Attributes:
+        uses: By variant, what one added replica uses; absent where it uses nothing.
+    """
+
+    most: int
+    uses: Mapping[VariantKey, int]
 
 
 class Room:
@@ -115,6 +127,61 @@ class Room:
         if limit is not None and accelerator is not None:
             self._held[accelerator] += devices
         return None
+
+    def bounds(self, options: Sequence[Option]) -> tuple[Bound, ...]:
+        """Return the inequalities that every plan which fits keeps.
+
+        For nodes there is one per size of replica: a node with f devices free holds ⌊f/s⌋ blocks
+        of s, and a replica of d occupies ⌊d/s⌋ of them. Where each size divides the next larger
+        one, plans that keep all of them fit.
+        """
+        sized = [o for o in options if o.devices and o.accelerator is not None]
+        found = [
+            Bound(
+                max(0, limit - self._held[accelerator]),
+                {o.key: o.devices for o in sized if o.accelerator == accelerator},
+            )
+            for accelerator, limit in sorted(self._supply.limits.items())
+        ]
+        for quota, left in zip(self._supply.quotas, self._left, strict=True):
+            counted = (
+                o
+                for o in options
+                if o.devices
+                and o.key.namespace == quota.namespace
+                and quota.accelerator in (None, o.accelerator)
+            )
+            found.append(Bound(left, {o.key: o.devices for o in counted}))
+        if self._supply.nodes is not None:
+            found += self._node_bounds(sized)
+        return tuple(bound for bound in found if bound.uses)
+
+    def _node_bounds(self, options: Sequence[Option]) -> list[Bound]:
+        groups: dict[tuple[str, frozenset[int]], list[Option]] = {}
+        for option in options:
+            accelerator = option.accelerator or ""
+            kinds: tuple[int, ...] = ()
+            if accelerator in self._nodes:
+                kinds = self._admits(accelerator, option.tolerations)
+            groups.setdefault((accelerator, frozenset(kinds)), []).append(option)
+        found = []
+        for accelerator, kinds_of in groups:
+            # Whoever may go on some of these nodes only shares them too.
+            among = [
+                option
+                for (other, subset), members in groups.items()
+                if other == accelerator and subset <= kinds_of
+                for option in members
+            ]
+            for size in sorted({o.devices for o in among}):
+                blocks = sum(
+                    free // size * nodes
+                    for kind in kinds_of
+                    for free, nodes in self._nodes[accelerator][kind].items()
+                )
+                uses = {o.key: o.devices // size for o in among if o.devices >= size}
+                found.append(Bound(blocks, uses))
+        return found
 
     def _take_node(self, option: Option) -> str | None:
         devices, accelerator = option.devices, option.accelerator

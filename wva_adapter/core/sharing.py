@@ -21,7 +21,7 @@ _UNMET_WEIGHT = 100.0
 """What a wholly unmet need costs, in prices of meeting it: unmet by a hundredth of a replica is
 as bad as one replica more."""
 
-_UNMET_SLOPES = (1.25, 1.75, 2.25, 2.75)
+UNMET_SLOPES = (1.25, 1.75, 2.25, 2.75)
 """By quarters of the need, how fast the price of leaving it unmet grows: a model left with nothing
 is worse than several that miss a little."""
 
@@ -262,9 +262,9 @@ def unmet_prices(requests: Sequence[ModelRequest]) -> dict[ModelKey, float]:
 
 def unmet_penalty(share: float) -> float:
     """Return the penalty of an unmet share, 0 to 1, at a price of 1: convex, 0 at 0, 2 at 1."""
-    part = 1.0 / len(_UNMET_SLOPES)
+    part = 1.0 / len(UNMET_SLOPES)
     return math.fsum(
-        slope * min(part, max(0.0, share - i * part)) for i, slope in enumerate(_UNMET_SLOPES)
+        slope * min(part, max(0.0, share - i * part)) for i, slope in enumerate(UNMET_SLOPES)
     )
 
 

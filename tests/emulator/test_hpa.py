@@ -51,14 +51,16 @@ class Target:
 
 @asynccontextmanager
 async def controlled(
-    folder: Path, target: Target, board: Board, *, maximum: int = 20
+    folder: Path, target: Target, board: Board, *, minimum: int = 1, maximum: int = 20
 ) -> AsyncIterator[HpaController]:
     app = create_app(MetricReads(board, clock=lambda: 0.0), board, metrics=lambda: b"", ready={})
     server = Server(app, host="127.0.0.1", port=0, ssl_context=own_tls(folder).context)
     await server.start()
-    scaling = Scaling(KEY, 1, maximum, replicas=lambda: target.replicas, scale=target.scale)
+    scaling = Scaling(KEY, minimum, maximum, replicas=lambda: target.replicas, scale=target.scale)
     context = ssl.create_default_context(cafile=folder / "ca.crt")
-    controller = HpaController(server.url, context, (scaling,), sync_s=0.05, period_s=60)
+    controller = HpaController(
+        server.url, context, (scaling,), sync_s=0.05, clock=asyncio.get_running_loop().time
+    )
     running = asyncio.create_task(controller.run())
     try:
         yield controller
@@ -91,7 +93,7 @@ async def test_up_it_adds_four_pods_or_doubles_within_a_period(tmp_path: Path) -
     async with controlled(tmp_path, target, board):
         await settled(target, 5)  # max(1 + 4, 2 x 1)
         await asyncio.sleep(0.3)
-        assert target.replicas == 5  # the period of a minute is not over
+        assert target.replicas == 5  # the period of 15 s is not over
 
 
 @pytest.mark.anyio
@@ -123,3 +125,11 @@ def test_quantities_are_read_in_thousandths(text: str, milli: int) -> None:
 def test_what_is_no_canonical_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"canonical quantity|invalid literal"):
         quantity_milli(text)
+
+
+@pytest.mark.anyio
+async def test_what_is_at_zero_when_it_starts_it_may_wake(tmp_path: Path) -> None:
+    board, target = Board(60, lambda: 0.0), Target(0)
+    board.post(*a_plan(2))
+    async with controlled(tmp_path, target, board, minimum=0):
+        await settled(target, 2)

@@ -10,8 +10,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 OperandOrder = Literal["distance", "interval"]
 """How the tolerance is tested: ``distance`` is |1 − ratio| ≤ t (Kubernetes up to 1.32),
@@ -19,6 +20,122 @@ OperandOrder = Literal["distance", "interval"]
 
 MOST_REPLICAS = 2**31 - 1
 MOST_MILLI = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class HpaPod:
+    """A pod as the controller sees it.
+
+    Attributes:
+        phase: ``pending`` until its containers run; ``terminating`` once it is to go.
+        ready: Whether its Ready condition is true.
+        started_at_s: When it was given to a node; ``None`` before.
+        ready_changed_at_s: When its Ready condition last changed; ``None`` where it has none.
+    """
+
+    name: str
+    phase: Literal["pending", "running", "failed", "terminating"] = "running"
+    ready: bool = True
+    started_at_s: float | None = None
+    ready_changed_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What the controller reads of its target before it looks at a metric.
+
+    Attributes:
+        spec_replicas: The count asked for.
+        status_replicas: Pods that the target says it has.
+        ready_replicas: Its pods that run and are ready.
+        pods: Its pods one by one, which metrics per pod need.
+    """
+
+    spec_replicas: int
+    status_replicas: int
+    ready_replicas: int
+    pods: Sequence[HpaPod] = ()
+
+
+class Tolerances(NamedTuple):
+    """Relative changes that are ignored."""
+
+    up: float = 0.1
+    down: float = 0.1
+
+
+class Proposal(NamedTuple):
+    """What one metric asks for.
+
+    Attributes:
+        replicas: ``None`` where the metric can't be had.
+        why: The metric with its numbers, or what is wrong with it.
+    """
+
+    replicas: int | None
+    why: str
+
+
+class Metric(Protocol):
+    """One entry of ``spec.metrics``, with what was read for it."""
+
+    @property
+    def from_zero(self) -> bool:
+        """Whether it can be read without pods, so that it may scale to zero and back."""
+        ...
+
+    def propose(self, now_s: float, scale: Scale, tolerances: Tolerances) -> Proposal:
+        """Return the count that this metric asks for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A metric of type External, or Object, whose arithmetic is the same.
+
+    Attributes:
+        values_milli: The items read, in thousandths; empty is an error, as it is there.
+        problem: Why nothing could be read, in place of values.
+        target_milli: The target in thousandths; positive.
+    """
+
+    name: str
+    values_milli: Sequence[int]
+    target_milli: int = 1000
+    target_type: Literal["AverageValue", "Value"] = "AverageValue"
+    problem: str | None = None
+
+    @property
+    def from_zero(self) -> bool:
+        return True
+
+    def propose(self, now_s: float, scale: Scale, tolerances: Tolerances) -> Proposal:
+        if self.problem is not None or not self.values_milli:
+            return Proposal(None, f"{self.name}: {self.problem or 'no items'}")
+        usage = usage_milli(self.values_milli)
+        if self.target_type == "AverageValue":
+            replicas = average_value_replicas(
+                scale.status_replicas,
+                usage,
+                self.target_milli,
+                tolerance_up=tolerances.up,
+                tolerance_down=tolerances.down,
+            )
+        else:
+            replicas = value_replicas(
+                scale.spec_replicas,
+                scale.ready_replicas,
+                usage,
+                self.target_milli,
+                tolerance_up=tolerances.up,
+                tolerance_down=tolerances.down,
+            )
+            if scale.spec_replicas and not scale.status_replicas and replicas == 0:
+                return Proposal(None, f"{self.name}: the target has no pods to multiply by")
+        return Proposal(
+            replicas,
+            f"{self.name} {usage / 1000:g} of {self.target_type} {self.target_milli / 1000:g}",
+        )
 
 
 def usage_milli(values_milli: Iterable[int]) -> int:
@@ -82,6 +199,11 @@ def value_replicas(
     if _within(ratio, tolerance_up, tolerance_down, order):
         return spec_replicas
     return min(math.ceil(ratio * ready_replicas), MOST_REPLICAS)
+
+
+def within(tolerances: Tolerances, ratio: float) -> bool:
+    """Return whether a usage of ``ratio`` times its target is near enough to be left alone."""
+    return _within(ratio, tolerances.up, tolerances.down, "interval")
 
 
 def _within(ratio: float, up: float, down: float, order: OperandOrder) -> bool:

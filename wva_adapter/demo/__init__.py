@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from wva_adapter.core.hpa_sync import SYNC_S
 from wva_adapter.demo.scene import A100, H100, LOADS, QWEN, SETTINGS, SPEED, variants, workload
 from wva_adapter.demo.screen import DemoSummary, Screen, show_lines, show_live
 from wva_adapter.emulator.fleet import EmulatedVariant, Fleet
 from wva_adapter.emulator.gateway import Gateway
-from wva_adapter.emulator.hpa import SYNC_S, HpaController, Scaling
+from wva_adapter.emulator.hpa import HpaController, Scaling
 from wva_adapter.emulator.load import Load
 from wva_adapter.runtime import Adapter
 from wva_adapter.settings import parse_settings
@@ -103,7 +104,7 @@ async def _running(options: DemoOptions) -> AsyncIterator[tuple[Screen, list[asy
             ssl.create_default_context(cafile=folder / "certificates" / "ca.crt"),
             tuple(_scaling(variant, fleet) for variant in variants()),
             sync_s=SYNC_S / SPEED,
-            period_s=SYNC_S / SPEED,
+            clock=lambda: demo.now_s,
         )
         _task(stack, demo.controller.run())
         generator = np.random.default_rng(options.seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -13,11 +12,10 @@ from urllib.parse import quote
 import httpx
 
 from wva_adapter.core.fleet import VariantKey
-from wva_adapter.core.hpa import average_value_replicas, usage_milli
+from wva_adapter.core.hpa import External, Scale, usage_milli
+from wva_adapter.core.hpa_sync import RECOMMENDED, SYNC_S, Behavior, Bounds, HpaState, sync
 
 METRIC = "wva_desired_replicas"
-SYNC_S = 15.0
-"""How often the controller looks, as shipped."""
 
 _SUFFIX_MILLI = {"m": 1, "": 1000, "k": 1000_000, "M": 1000_000_000}
 
@@ -58,23 +56,24 @@ class Standing:
     Attributes:
         value_milli: The value read last; ``None`` while it is ``<unknown>``.
         problem: Why it is unknown.
+        state: What the controller remembers of it.
     """
 
     value_milli: int | None = None
     problem: str | None = None
-    starts: deque[tuple[float, int]] = field(default_factory=deque)
+    state: HpaState = field(default_factory=HpaState)
 
 
 class HpaController:
-    """The controller's loop for ``AverageValue: 1`` with tolerance 0 and these behaviours: up
-    Max(100 %, 4 pods) per 15 s, down at once.
+    """The controller's loop for ``AverageValue: 1``.
 
     Args:
         url: Where the adapter serves.
         context: Trusts the adapter's CA.
         scalings: The autoscalers.
-        sync_s: Seconds of the loop between two looks at each of them.
-        period_s: Seconds of the loop in which the up policies count.
+        behavior: Of all of them.
+        sync_s: Seconds between two looks at each of them.
+        clock: Returns the seconds that windows and periods are counted in.
     """
 
     def __init__(
@@ -83,12 +82,14 @@ class HpaController:
         context: ssl.SSLContext,
         scalings: tuple[Scaling, ...],
         *,
+        behavior: Behavior = RECOMMENDED,
         sync_s: float = SYNC_S,
-        period_s: float = 15.0,
+        clock: Callable[[], float],
     ) -> None:
         self._scalings = scalings
+        self._behavior = behavior
         self._sync_s = sync_s
-        self._period_s = period_s
+        self._clock = clock
         self._client = httpx.AsyncClient(
             base_url=url,
             verify=context,
@@ -96,7 +97,11 @@ class HpaController:
             trust_env=False,
             headers={"accept": "application/json, */*"},
         )
-        self.standing = {scaling.key: Standing() for scaling in scalings}
+        # What is at zero now counts as left there by the controller: else it would never wake it.
+        self.standing = {
+            scaling.key: Standing(state=HpaState(scaled_to_zero=scaling.replicas() == 0))
+            for scaling in scalings
+        }
 
     async def run(self) -> None:
         """Look at every autoscaler once per sync, until cancelled."""
@@ -108,22 +113,21 @@ class HpaController:
 
     async def _sync(self, scaling: Scaling) -> None:
         standing, current = self.standing[scaling.key], scaling.replicas()
-        if not scaling.min_replicas <= current <= scaling.max_replicas:
-            # The controller moves to the bound without reading any metric.
-            scaling.scale(max(scaling.min_replicas, min(current, scaling.max_replicas)))
-            return
-        try:
-            usage = usage_milli(await self._read(scaling.key))
-        except (httpx.HTTPError, ValueError) as error:
-            # No value: the count stays, and the next sync asks again.
-            standing.value_milli, standing.problem = None, str(error) or type(error).__name__
-            return
-        standing.value_milli, standing.problem = usage, None
-        proposed = average_value_replicas(current, usage, tolerance_up=0.0, tolerance_down=0.0)
-        count = min(proposed, self._ceiling(standing, current))
-        count = max(scaling.min_replicas, min(count, scaling.max_replicas))
-        if count > current:
-            standing.starts.append((asyncio.get_running_loop().time(), count - current))
+        bounds = Bounds(scaling.min_replicas, scaling.max_replicas)
+        metric = External(METRIC, ())
+        if bounds.minimum <= current <= bounds.maximum:
+            # Outside its bounds the controller moves without reading any metric.
+            try:
+                metric = External(METRIC, await self._read(scaling.key))
+                standing.value_milli, standing.problem = usage_milli(metric.values_milli), None
+            except (httpx.HTTPError, ValueError) as error:
+                problem = str(error) or type(error).__name__
+                metric = External(METRIC, (), problem=problem)
+                standing.value_milli, standing.problem = None, problem
+        scale = Scale(current, current, current)
+        count, standing.state, _ = sync(
+            self._clock(), scale, (metric,), bounds, self._behavior, standing.state
+        )
         if count != current:
             scaling.scale(count)
 
@@ -140,11 +144,3 @@ class HpaController:
         if not items:
             raise ValueError("no metrics returned from external metrics API")
         return [quantity_milli(item["value"]) for item in items]
-
-    def _ceiling(self, standing: Standing, current: int) -> int:
-        """Return the largest count that the up policies allow now."""
-        now = asyncio.get_running_loop().time()
-        while standing.starts and now - standing.starts[0][0] > self._period_s:
-            standing.starts.popleft()
-        before = current - sum(added for _, added in standing.starts)
-        return max(2 * before, before + 4)

@@ -1,0 +1,147 @@
+"""Laws at work on a fleet and series that each test writes down, arithmetic in comments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from wva_adapter.core.snapshot import Phase
+from wva_adapter.sim.laws import scaler
+from wva_adapter.sim.policy_files import law, law_names, parse_law
+from wva_adapter.sim.scaler import PodView, Scaler, VariantView
+from wva_adapter.sim.series import SERIES
+
+CONSTANTS = {"slo_ttft_s": 2.0, "slo_itl_s": 0.06, "prefill_tokens_per_s": 10_000.0}
+
+
+class Store:
+    """Series as functions of steps: ``{name: [(from second, value), ...]}``, sampled every 5 s."""
+
+    def __init__(self, **series: float | Sequence[tuple[float, float | None]] | None) -> None:
+        self._series = series
+
+    def value(self, series: str, now_s: float, variant: str | None = None) -> float | None:
+        if series not in SERIES:
+            raise KeyError(series)
+        steps = self._series.get(f"{variant}_{series}" if variant else series)
+        if steps is None or isinstance(steps, float | int):
+            return steps
+        found: float | None = None
+        for from_s, value in steps:
+            if from_s <= now_s:
+                found = value
+        return found
+
+    def window(
+        self, series: str, now_s: float, span_s: float, variant: str | None = None
+    ) -> Sequence[float]:
+        times = [now_s - 5 * step for step in range(int(span_s / 5))][::-1]
+        found = [self.value(series, at_s, variant) for at_s in times]
+        return [value for value in found if value is not None]
+
+
+def pods(ready: int, starting: int = 0) -> tuple[PodView, ...]:
+    old = [PodView(f"p{i}", Phase.READY, 0.0, -900.0) for i in range(ready)]
+    new = [PodView(f"n{i}", Phase.STARTING, 0.0, None) for i in range(starting)]
+    return (*old, *new)
+
+
+def a_view(ready: int, starting: int = 0, *, low: int = 1, high: int = 20) -> VariantView:
+    return VariantView("a", ready + starting, low, high, pods(ready, starting))
+
+
+def play(
+    name: str, store: Store, *, until_s: float, ready: int = 2, low: int = 1, high: int = 20
+) -> list[int]:
+    """Return the counts after each look; what is ordered is ready at once."""
+    return follow(scaler(law(name), {"a": CONSTANTS}), store, until_s, ready, low, high)
+
+
+def follow(
+    acting: Scaler, store: Store, until_s: float, ready: int = 2, low: int = 1, high: int = 20
+) -> list[int]:
+    counts, now_s = [], acting.period_s
+    while now_s <= until_s:
+        view = a_view(ready, low=low, high=high)
+        ready = acting.act(now_s, [view], store).get("a", ready)
+        counts.append(ready)
+        now_s += acting.period_s
+    return counts
+
+
+def test_in_flight_is_shared_among_sixteens() -> None:
+    # 120/16 = 7.5: 8; per 15 s from 2: max(2 + 4, 2 x 2) = 6, then 8
+    assert play("inflight-16", Store(in_flight=120), until_s=45) == [6, 8, 8]
+    # 100/16 = 6.25 asks for 7, but 100 of 6 x 16 is 1.04: inside the tolerance
+    assert play("inflight-16", Store(in_flight=100), until_s=45) == [6, 6, 6]
+
+
+def test_what_is_read_is_ten_seconds_old() -> None:
+    step = Store(in_flight=[(0, 32.0), (21, 64.0)])
+    # at 30 s it sees 20 s, at 45 s 35 s
+    assert play("inflight-16", step, until_s=45) == [2, 2, 4]
+
+
+def test_keda_takes_nothing_for_zero_and_drains_the_fleet() -> None:
+    lost = Store(in_flight=[(0, 96.0), (16, None)])
+    counts = play("inflight-16", lost, until_s=600, ready=6)
+    assert counts[0] == 6
+    # The last 6 was recommended at 15 s; at 315 s the window of 300 s has forgotten it.
+    assert counts == [6] * 20 + [1] * 20
+
+
+def test_an_hpa_of_pods_metrics_holds_when_it_reads_nothing() -> None:
+    assert play("hpa-q3kv60", Store(), until_s=900, ready=6)[-1] == 6
+
+
+@pytest.mark.parametrize(
+    ("waiting", "kv", "count"),
+    [
+        (12.0, 0.3, 4),  # 12/4 = 3 each: at the target; 0.3 of 0.6 asks for 2, less than 4
+        (24.0, 0.3, 8),  # 6 each: 4 x 2
+        (0.0, 0.9, 6),  # 0.9 of 0.6: 4 x 1.5
+    ],
+)
+def test_the_larger_of_queue_and_kv_wins(waiting: float, kv: float, count: int) -> None:
+    store = Store(a_waiting=waiting, a_ready=4.0, a_kv_usage=kv)
+    assert play("hpa-q3kv60", store, until_s=15, ready=4) == [count]
+
+
+def test_throttled_waits_four_minutes_and_adds_one_a_minute() -> None:
+    store = Store(a_waiting=400.0, a_ready=4.0, a_kv_usage=0.9)
+    counts = play("hpa-q3kv60-throttled", store, until_s=420)
+    # The initial 2 of t = 15 holds until it is 240 s old, at 255; then 3, and one more each 60 s.
+    assert counts == [2] * 16 + [3] * 4 + [4] * 4 + [5] * 4
+
+
+def test_each_variant_has_an_autoscaler_of_its_own_on_the_same_series() -> None:
+    acting = scaler(law("inflight-16"), {})
+    fleet = [
+        VariantView("a", 1, 1, 8, pods(1)),
+        VariantView("h", 2, 1, 8, pods(2)),
+    ]
+    # Both read 80 in flight: 5 each. Together they order twice what is needed.
+    assert acting.act(15, fleet, Store(in_flight=80)) == {"a": 5, "h": 5}
+
+
+def test_starting_pods_soften_a_pods_metric_on_the_way_up() -> None:
+    acting = scaler(law("hpa-q3kv60"), {})
+    store = Store(a_waiting=24.0, a_ready=4.0, a_kv_usage=0.1)
+    # 6 each is twice the target, but 4 more start: (4 x 2 + 4 x 0)/8 = 1: 8 stay
+    assert acting.act(15, [a_view(4, 4)], store) == {}
+
+
+@pytest.mark.parametrize("name", law_names())
+def test_every_law_names_its_source_and_keeps_the_bounds(name: str) -> None:
+    assert len(law(name).source) > 20
+    busy = dict.fromkeys([*SERIES, *(f"a_{series}" for series in SERIES)], 1e6)
+    assert all(3 <= count <= 9 for count in play(name, Store(**busy), until_s=300, low=3, high=9))
+    idle = dict.fromkeys(busy, 0.0)
+    assert all(3 <= count <= 9 for count in play(name, Store(**idle), until_s=900, low=3, high=9))
+
+
+def test_a_law_of_an_own_file_is_read_as_the_shipped_ones_are() -> None:
+    text = "name: mine\nsource: my own cluster, 2026\nkeda:\n  triggers:\n"
+    own = parse_law(text + "  - {name: q, query: waiting / 2, target: 4}\n", "my.yaml")
+    assert follow(scaler(own, {}), Store(waiting=32), 15) == [4]  # 32/2/4

@@ -58,6 +58,7 @@ class ModelLoad:
         step: Most capacity to add or remove in one decision; ``None`` for no bound.
         window_s: ``keep`` is the largest of so many seconds.
         binding: The test that decided, with its numbers, in words.
+        notes: Where those numbers come from, a sentence each.
     """
 
     namespace: str
@@ -74,6 +75,7 @@ class ModelLoad:
     binding: str
     utilization: Utilization = FULL
     step: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def supply(self) -> float:

@@ -8,9 +8,11 @@ from itertools import groupby
 
 from wva_adapter.core.allocation import Option, cover
 from wva_adapter.core.decision import Decision, Plan
+from wva_adapter.core.demand import analyze_demand
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Memory, ModelKey, ModelMemory, VariantMemory, Window
+from wva_adapter.core.pages import take_pages
 from wva_adapter.core.policy import LONGEST_WINDOW_S, Policy
 from wva_adapter.core.rules import RULES, Case, Decisions
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
@@ -28,19 +30,28 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
         The plan, and the memory to hand in with the next snapshot.
     """
     states = sorted(snapshot.variants, key=lambda s: (_model(s), s.variant.key))
-    peaks = remember_peaks(states, memory.replicas, policy)
+    pages = take_pages(states, remember_peaks(states, memory.replicas, policy))
+    gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
     wanted: dict[VariantKey, int] = {}
     floors: dict[VariantKey, int] = {}
     models: dict[ModelKey, ModelMemory] = {}
+    variants: dict[VariantKey, VariantMemory] = {}
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
     for model, group in groupby(states, key=_model):
         members = tuple(group)
-        load = analyze_saturation(members, peaks, snapshot.at_s, policy)
+        past = memory.models.get(model, ModelMemory())
+        if policy.analysis == "demand":
+            load, past, learned = analyze_demand(
+                members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
+            )
+            variants |= learned
+        else:
+            load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy)
         loads.append(load)
-        models[model] = _remember_kept(load, snapshot.at_s, memory.models.get(model))
+        models[model] = _remember_kept(load, snapshot.at_s, past)
         known = [state for state in members if state.spec_replicas is not None]
         wanted |= _wanted(load, known, policy)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
@@ -53,16 +64,19 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
             else:
                 decidable[key] = state
 
-    past = {key: memory.variants.get(key, VariantMemory()) for key in sorted(decidable)}
-    case = Case(snapshot.at_s, policy, decidable, load_of, wanted, floors, models, past)
+    for state in states:
+        key = state.variant.key
+        variants.setdefault(key, memory.variants.get(key, VariantMemory()))
+    case = Case(snapshot.at_s, policy, decidable, load_of, wanted, floors, models, variants)
     decisions: Decisions = {key: _undisputed(state) for key, state in sorted(decidable.items())}
     for rule in RULES:
         decisions = rule(decisions, case)
     decisions = {key: _signalled(d, decidable[key]) for key, d in decisions.items()}
     after = Memory(
-        variants=_remember_published(past, decisions, undecided, snapshot.at_s, policy, memory),
+        variants=_remember_published(variants, decisions, snapshot.at_s, policy),
         models=models,
-        replicas=peaks,
+        replicas=pages.replicas,
+        prior_scale=memory.prior_scale,
     )
     return Plan(snapshot.at_s, decisions, undecided, tuple(loads)), after
 
@@ -146,16 +160,15 @@ def _covered(
     )
 
 
-def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory | None) -> ModelMemory:
+def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory) -> ModelMemory:
     """Return the model's past with what its load has to keep now.
 
     A model seen for the first time keeps what it has: what is not known never looks like a small
     need later.
     """
-    if past is None or past.analysis != load.analysis:
-        return ModelMemory(
-            load.analysis, Window().add(at_s, max(load.keep, load.supply), span_s=LONGEST_WINDOW_S)
-        )
+    if past.analysis != load.analysis:
+        kept = Window().add(at_s, max(load.keep, load.supply), span_s=LONGEST_WINDOW_S)
+        return replace(past, analysis=load.analysis, kept=kept)
     return replace(
         past, kept=past.kept.add(at_s, load.keep, span_s=max(load.window_s, LONGEST_WINDOW_S))
     )
@@ -191,20 +204,12 @@ def _signalled(decision: Decision, state: VariantState) -> Decision:
 
 
 def _remember_published(
-    remembered: Mapping[VariantKey, VariantMemory],
-    decisions: Decisions,
-    undecided: Mapping[VariantKey, str],
-    at_s: float,
-    policy: Policy,
-    memory: Memory,
+    variants: Mapping[VariantKey, VariantMemory], decisions: Decisions, at_s: float, policy: Policy
 ) -> Mapping[VariantKey, VariantMemory]:
-    after = {
-        key: replace(
-            past,
-            published=past.published.add(at_s, decisions[key].desired, span_s=policy.down_period_s),
-        )
-        for key, past in remembered.items()
-    }
-    # A variant whose count could not be read this time keeps its past.
-    after |= {key: memory.variants[key] for key in undecided if key in memory.variants}
-    return dict(sorted(after.items()))
+    """Return the past of the variants; one whose count could not be read keeps the one it had."""
+    after = dict(sorted(variants.items()))
+    for key, decision in decisions.items():
+        past = after[key]
+        published = past.published.add(at_s, decision.desired, span_s=policy.down_period_s)
+        after[key] = replace(past, published=published)
+    return after

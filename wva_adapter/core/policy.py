@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-Analysis = Literal["saturation"]
-ANALYSES: tuple[str, ...] = get_args(Analysis)
+from wva_adapter.core.load import Utilization
+
+Analysis = Literal["demand", "saturation"]
+ServiceLevel = Literal["frugal", "balanced", "premium"]
 
 LONGEST_WINDOW_S = 300.0
 """How long a need is remembered where nothing says that it may be forgotten earlier."""
 SHORTEST_WINDOW_S = 120.0
 """How long it is remembered where the forecast is certain."""
+
+
+_LEVELS: Mapping[str, tuple[Utilization, float]] = {
+    "frugal": (Utilization(), 0.95),
+    "balanced": (Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.98),
+    "premium": (Utilization(slack=0.45, lowest=0.70, highest=0.90), 0.995),
+}
+"""Of each service level: the share of their capacity that replicas are loaded with, and the share of
+the demand that is covered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +32,15 @@ class Policy:
 
     Attributes:
         analysis: Which analysis turns samples into load.
+        slo_ttft_s: Time to first token that requests should have.
+        slo_itl_s: Inter-token latency that they should have.
+        service_level: One word for what follows: ``frugal``, ``balanced`` or ``premium``.
+        utilization: Share of its capacity that a replica is loaded with, above 0 and at most 1;
+            ``None`` lets the service level and the number of replicas choose.
+        attainment: Share of the demand of a lead time to cover, 0 to 1; ``None`` lets the service
+            level choose.
+        assumed_start_s: From a pod's creation until it is ready, before any was seen to start.
+        hpa_sync_s: How often autoscalers look.
         kv_cache_threshold: KV-cache usage from which a replica counts as saturated, 0 to 1.
         queue_length_threshold: Queued requests from which a replica counts as saturated.
         kv_spare_trigger: Mean spare KV-cache usage below which one replica is added, 0 to 1.
@@ -39,7 +60,14 @@ class Policy:
         ValueError: A value is out of its range, or contradicts another.
     """
 
-    analysis: Analysis = "saturation"
+    analysis: Analysis = "demand"
+    slo_ttft_s: float = 2.0
+    slo_itl_s: float = 0.060
+    service_level: ServiceLevel = "balanced"
+    utilization: float | None = None
+    attainment: float | None = None
+    assumed_start_s: float = 120.0
+    hpa_sync_s: float = 15.0
     kv_cache_threshold: float = 0.80
     queue_length_threshold: float = 5.0
     kv_spare_trigger: float = 0.10
@@ -53,8 +81,10 @@ class Policy:
     change_penalty: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.analysis not in ANALYSES:
-            raise ValueError(f"analysis {self.analysis!r}, want one of: {', '.join(ANALYSES)}")
+        for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):
+            found = getattr(self, name)
+            if found not in get_args(known):
+                raise ValueError(f"{name} {found!r}, want one of: {', '.join(get_args(known))}")
         for field in fields(self):
             value = getattr(self, field.name)
             # Written so that NaN, which compares false with everything, is refused too.
@@ -62,9 +92,13 @@ class Policy:
                 continue
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name} {value}, want a finite number of at least 0")
-        for name in ("kv_cache_threshold", "max_down_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}, want above 0 and at most 1")
+        for name in ("kv_cache_threshold", "max_down_share", "utilization", "attainment"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"{name} {share}, want above 0 and at most 1")
+        for name in ("slo_ttft_s", "slo_itl_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)}, want above 0")
         if self.max_up_step < 1:
             raise ValueError(f"max_up_step {self.max_up_step}, want at least 1")
         if not self.kv_spare_trigger < self.kv_cache_threshold:
@@ -85,3 +119,13 @@ class Policy:
         if self.scale_down_window_s is not None:
             return self.scale_down_window_s
         return LONGEST_WINDOW_S * (1 - confidence) + SHORTEST_WINDOW_S * confidence
+
+    def staffing(self) -> Utilization:
+        """Return which share of their capacity replicas are loaded with."""
+        if self.utilization is not None:
+            return Utilization(0.0, self.utilization, self.utilization)
+        return _LEVELS[self.service_level][0]
+
+    def attained(self) -> float:
+        """Return the share of a lead time's demand to cover."""
+        return _LEVELS[self.service_level][1] if self.attainment is None else self.attainment

@@ -71,7 +71,7 @@ class AdapterScaler:
 
     def _snapshot(self, now_s: float, fleet: Sequence[VariantView]) -> Snapshot:
         observatory = self._observatory
-        gateways = ()
+        gateways: tuple[GatewayState, ...] = ()
         if self._gateway_tells:
             gateways = (
                 GatewayState(

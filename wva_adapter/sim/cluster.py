@@ -20,6 +20,9 @@ RemovalOrder = Literal["newest", "random", "deletion-cost"]
 STARTUP_SPREAD = 0.15
 """A start takes up to this share longer or shorter than its mean."""
 
+SERVED_BEFORE_S = 3600.0
+"""For so long the replicas that are there at the beginning have served."""
+
 _DRAWN_AT_ONCE = 1024
 
 
@@ -50,6 +53,8 @@ class Pod:
 
     Attributes:
         name: Unique over the run.
+        created_s: From when it is billed.
+        told_created_s: When it was created, as its API object tells.
         ready_at_s: From when it serves; infinite before.
         ended_s: When it was gone; infinite before.
         due_s: When its engine has something to tell; infinite while it is idle.
@@ -71,6 +76,7 @@ class Pod:
         "removal",
         "replica",
         "slot",
+        "told_created_s",
         "unprefilled_tokens",
     )
 
@@ -78,6 +84,7 @@ class Pod:
         self.group = group
         self.name = name
         self.created_s = created_s
+        self.told_created_s = created_s
         self.ready_at_s = math.inf
         self.ended_s = math.inf
         self.phase = Phase.STARTING
@@ -146,7 +153,7 @@ class Group:
             PodView(
                 pod.name,
                 pod.phase,
-                pod.created_s,
+                pod.told_created_s,
                 pod.ready_at_s if pod.phase is not Phase.STARTING else None,
             )
             for pod in self.pods
@@ -198,8 +205,11 @@ class Cluster:
             group.spec_replicas = group.deployed.start_replicas
             group.changes.append((0.0, group.spec_replicas))
             for _ in range(group.spec_replicas):
-                pod, _ = group.create(0.0)
+                pod, startup_s = group.create(0.0)
                 self._ready(pod, 0.0)
+                # They are billed from the beginning, and have served for longer.
+                pod.ready_at_s = -SERVED_BEFORE_S
+                pod.told_created_s = pod.ready_at_s - startup_s
 
     def set_count(self, group: Group, count: int, at_s: float) -> None:
         """Ask for so many pods of a variant; its bounds are kept."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wva_adapter.core.snapshot import ReplicaSample
 from wva_adapter.sim.cluster import Group, Pod
 from wva_adapter.sim.router import KV_FULL, QUEUE_FULL, Gateway
+from wva_adapter.sim.series import SERIES
 
 SCRAPE_PERIOD_S = 5.0
 
@@ -19,6 +20,8 @@ _KEPT = 240
 _LATENCY_SCRAPES = 12
 _BUSY_SCRAPES = 3
 _CPU_IDLE, _CPU_BUSY = 0.05, 0.22
+
+_PERCENTILES = {"ttft_p90_1m_s": 0, "itl_p90_1m_s": 1}
 
 _GAUGES = (
     "ready",
@@ -34,12 +37,8 @@ _GAUGES = (
     "gpu_busy",
     "cpu",
     "saturation",
+    "kv_load_max",
 )
-_PERCENTILES = {"ttft_p90_1m_s": 0, "itl_p90_1m_s": 1}
-
-SERIES: tuple[str, ...] = (*_GAUGES, *_PERCENTILES)
-"""The names of all series, in the units that their names say."""
-
 _COLUMN = {name: column for column, name in enumerate(_GAUGES)}
 
 
@@ -105,6 +104,11 @@ class Observatory:
         self.pages: Mapping[str, ReplicaSample] = {}
         self.pages_wanted = False
 
+    @property
+    def arrivals_total(self) -> int:
+        """Requests that had come to the gateway at the last scrape."""
+        return self._arrivals[None]
+
     def value(self, series: str, now_s: float, variant: str | None = None) -> float | None:
         """Return the newest sample that can be seen now; ``None`` where there is none.
 
@@ -162,7 +166,7 @@ class Observatory:
         self, name: str | None, pods: Sequence[Pod], in_flight: int, queued: int, arrivals: int
     ) -> tuple[float | None, ...]:
         running = waiting = kv_tokens = capacity = prompt_tokens = 0
-        usage = saturation = busy = 0.0
+        usage = saturation = busy = load = 0.0
         for pod in pods:
             replica = pod.replica
             assert replica is not None
@@ -175,14 +179,15 @@ class Observatory:
             usage += share
             saturation += max(replica.waiting / QUEUE_FULL, share / KV_FULL)
             busy += self._busy_share(pod)
+            load = max(load, self._gateway.load(pod))
         count = len(pods)
         rate = (arrivals - self._arrivals[name]) / SCRAPE_PERIOD_S
         self._arrivals[name] = arrivals
         counts = (count, running, waiting, in_flight, queued, kv_tokens, capacity, prompt_tokens)
         if not count:
-            return (*counts, rate, None, None, None, None)
+            return (*counts, rate, None, None, None, None, None)
         cpu = _CPU_IDLE + _CPU_BUSY * busy / count
-        return (*counts, rate, usage / count, busy / count, cpu, saturation / count)
+        return (*counts, rate, usage / count, busy / count, cpu, saturation / count, load)
 
     def _busy_share(self, pod: Pod) -> float:
         past = self._busy.get(pod.name)

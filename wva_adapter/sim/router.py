@@ -107,6 +107,10 @@ class Gateway:
         if pod.slot >= 0:
             self._weigh(pod, -(call.prompt_tokens + call.output_tokens))
 
+    def load(self, pod: Pod) -> float:
+        """Return the tokens of an endpoint's unfinished requests by its KV-cache size."""
+        return self._loads[pod.slot] if pod.slot >= 0 else 0.0
+
     def _weigh(self, pod: Pod, tokens: int) -> None:
         assert pod.replica is not None
         slot = pod.slot

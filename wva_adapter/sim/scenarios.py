@@ -54,6 +54,7 @@ class Scenario:
         when_saturated: What the gateway does with endpoints that are.
         removal_order: Which ready pods go first.
         deregistration_lag_s: How long a pod that leaves still gets requests.
+        gateway_tells: Whether the gateway reports arrivals and its queue.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Scenario:
     when_saturated: WhenSaturated = "pass"
     removal_order: RemovalOrder = "newest"
     deregistration_lag_s: float = 0.0
+    gateway_tells: bool = True
 
     def __post_init__(self) -> None:
         for name in ("horizon_s", "timeout_s"):

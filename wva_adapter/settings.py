@@ -177,7 +177,7 @@ class PolicySection(Section):
     """How to decide"""
 
     analysis: Analysis = Field(
-        "demand", description="Which analysis turns pages into load: demand or saturation"
+        "demand", description="Which analysis turns pages into load: demand, tokens or saturation"
     )
     slo_ttft: PositiveDuration = Field(2.0, description="Time to first token to stay below")
     slo_itl: PositiveDuration = Field(0.060, description="Inter-token latency to stay below")
@@ -207,6 +207,12 @@ class PolicySection(Section):
     )
     queue_spare_trigger: float = Field(
         3.0, description="Mean spare queue length (requests) below which one replica is added"
+    )
+    scale_up_threshold: float = Field(
+        0.85, description="Share of the token capacity in use above which tokens adds replicas"
+    )
+    scale_down_boundary: float = Field(
+        0.70, description="Share of the token capacity that stays which tokens may fill going down"
     )
     peak_window: Duration = Field(
         60.0, description="A replica's usage and queue are the peaks of this long"

@@ -145,3 +145,109 @@ def test_a_law_of_an_own_file_is_read_as_the_shipped_ones_are() -> None:
     text = "name: mine\nsource: my own cluster, 2026\nkeda:\n  triggers:\n"
     own = parse_law(text + "  - {name: q, query: waiting / 2, target: 4}\n", "my.yaml")
     assert follow(scaler(own, {}), Store(waiting=32), 15) == [4]  # 32/2/4
+
+
+def test_the_gateways_queue_counts_one_by_one_and_waits_where_the_window_says() -> None:
+    store = Store(queue=9.0, in_flight=32.0)
+    # 9 held back: 9 replicas; 100 % per 15 s: 4, 8, 9
+    assert play("queue-0", store, until_s=60) == [4, 8, 9, 9]
+    # The initial 2 holds until it is 300 s old.
+    assert play("queue-300", store, until_s=315) == [2] * 20 + [4]
+
+
+def test_the_guard_does_not_order_twice_and_never_cancels() -> None:
+    acting = scaler(law("guard"), {})
+    busy = Store(queue=10.0, in_flight=16.0)
+    # need 10, 4 there: 4 more are on their way: max(10 - 4, 8) = 8
+    assert acting.act(15, [a_view(4, 4)], busy) == {}
+    # none on their way: 10, but at most max(4 + 4, 2 x 4)
+    assert scaler(law("guard"), {}).act(15, [a_view(4)], busy) == {"a": 8}
+    # need 12/16 below the count: asked for as it is, and the window of 300 s holds
+    assert scaler(law("guard"), {}).act(15, [a_view(4)], Store(queue=0.0, in_flight=12.0)) == {}
+
+
+def test_a_mean_saturation_never_asks_for_more_than_two() -> None:
+    # every endpoint is full: 1.25 of 0.7 is two replicas, whatever the pool; 90 in flight ask for 6
+    store = Store(saturation=1.25, in_flight=90.0)
+    assert play("pool-saturation", store, until_s=315, ready=6) == [6] * 21
+    alone = Store(saturation=1.25, in_flight=1.0)
+    assert play("pool-saturation", alone, until_s=330, ready=6)[-1] == 2
+
+
+def test_token_aware_adds_a_pod_every_three_minutes() -> None:
+    # 60,000 prompt tokens by 10,000/s are 6 s, by 1.5 s: 4 replicas; KV: 2 x 0.9/0.8 -> 3
+    store = Store(in_flight_prompt_tokens=60_000.0, kv_usage=0.9, ready=2.0)
+    assert play("token-aware", store, until_s=390) == [3] * 12 + [4] * 14
+
+
+def test_slo_aware_asks_for_fewer_while_pods_warm_up() -> None:
+    # P90 inter-token time 54 ms of 60: 0.9. 6 replicas, 3 ready: 6 + ceil(6 (0.45/0.55 - 1)) = 5
+    store = Store(ttft_p90_1m_s=0.2, itl_p90_1m_s=0.054)
+    acting = scaler(law("slo-aware"), {"a": CONSTANTS})
+    view = VariantView("a", 6, 1, 20, pods(3, 3))
+    looks = [acting.act(15.0 * look, [view], store) for look in range(1, 14)]
+    assert looks == [{}] * 12 + [{"a": 5}]  # after the window of 180 s
+
+
+def test_slo_aware_steers_by_the_worse_latency() -> None:
+    # 1.6 s of 2 s: 0.8. n + ceil(n (0.8/0.55 - 1)): 4 + ceil(1.82) = 6, after 30 s of it
+    store = Store(ttft_p90_1m_s=1.6, itl_p90_1m_s=0.03)
+    assert play("slo-aware", store, until_s=45, ready=4) == [4, 4, 6]
+    # 0.6 of each bound below 0.4: 4 - floor(4 (1 - 0.2/0.4)) = 2, one pod per 120 s
+    calm = Store(ttft_p90_1m_s=0.4, itl_p90_1m_s=0.006)
+    assert play("slo-aware", calm, until_s=330, ready=4) == [4] * 12 + [3] * 8 + [2] * 2
+    # only the time to first token is known: nothing has finished
+    assert play("slo-aware", Store(ttft_p90_1m_s=1.6), until_s=45, ready=4) == [4, 4, 6]
+
+
+def test_dynamo_steps_by_one_and_not_while_it_scales() -> None:
+    loaded = Store(a_kv_load_max=1.1)
+    assert play("dynamo-throughput", loaded, until_s=20) == [3, 4, 5, 6]
+    acting = scaler(law("dynamo-throughput"), {})
+    assert acting.act(5, [a_view(2, 1)], loaded) == {}
+    assert play("dynamo-throughput", Store(a_kv_load_max=0.7), until_s=20, ready=3) == [3] * 4
+    assert play("dynamo-throughput", Store(a_kv_load_max=0.5), until_s=10, ready=3) == [2, 1]
+    assert play("dynamo-latency", Store(a_kv_load_max=0.5), until_s=10, ready=3) == [4, 5]
+
+
+def test_apa_doubles_at_most_and_goes_down_after_five_minutes() -> None:
+    # 0.95 of 0.5 is 1.9: ceil(2 x 1.9) = 4, then 8
+    assert play("apa", Store(a_kv_usage=0.95), until_s=20) == [4, 8]
+    assert play("apa", Store(a_kv_usage=0.54), until_s=20) == [2, 2]  # 1.08
+    # 0.1 of 0.5: ceil(8 x 0.2) = 2, but at least half: 4; and only after the 8 is 300 s old
+    calm = play("apa", Store(a_kv_usage=0.1), until_s=310, ready=8)
+    assert calm == [8] * 30 + [4]
+    assert play("apa", Store(), until_s=310, ready=8)[-1] == 8  # nothing known, nothing done
+
+
+def test_knative_panics_on_a_burst_and_does_not_go_down_within_a_minute_of_it() -> None:
+    burst = Store(a_in_flight=[(0, 32.0), (100, 320.0), (140, 32.0)])
+    counts = play("knative", burst, until_s=320)
+    at = {2 * index: count for index, count in enumerate(counts, 1)}
+    assert at[98] == 2
+    assert at[106] == 20  # 320/16 in the panic window
+    # By 146 s the panic window is calm; the last look above the threshold keeps it a minute more.
+    assert at[160] == 20
+    assert at[318] == 2
+
+
+def test_an_hpa_on_cpu_sees_nothing_of_an_engine() -> None:
+    # 0.05 + 0.22 of a pod's request, all busy: 27 % of 80 %
+    busy = Store(a_cpu=0.27)
+    assert play("hpa-cpu80", busy, until_s=330, ready=6)[-1] == 3  # ceil(6 x 27/80), 2.03
+
+
+def test_an_hpa_on_gpu_busy_always_wants_more() -> None:
+    assert play("hpa-gpu80", Store(a_gpu_busy=1.0), until_s=60) == [3, 4, 5, 7]  # x 1.25 each
+
+
+def test_keda_goes_to_zero_after_its_cooldown_and_wakes_with_the_first() -> None:
+    store = Store(in_flight=[(0, 16.0), (50, 0.0), (500, 1.0)])
+    counts = play("inflight-16", store, until_s=540, low=0)
+    at = {15 * index: count for index, count in enumerate(counts, 1)}
+    assert at[330] == 1
+    assert at[345] == 0  # at 45 s it saw the last activity, that of 35 s
+    assert at[495] == 0
+    assert at[510] == 1
+    # An HPA's own metrics of pods cannot wake what has none.
+    assert play("hpa-gpu80", Store(a_gpu_busy=1.0), until_s=60, ready=0, low=0) == [0] * 4

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import Toleration, VariantKey
 from wva_adapter.core.load import FULL, Utilization
 
 ENUMERATED = 5
@@ -26,6 +26,11 @@ class Option:
         current: Its replicas now.
         lowest: Fewest replicas to consider.
         highest: Most replicas to consider, at least ``lowest``.
+        accelerator: Type of the devices; ``None`` where nothing says.
+        devices: Devices that one replica occupies, on one node.
+        pending: How many of ``current`` have no devices yet.
+        tolerations: Taints of nodes that its pods tolerate.
+        power_w: What one replica draws at the decided load; ``None`` where nothing says.
     """
 
     key: VariantKey
@@ -34,6 +39,11 @@ class Option:
     current: int
     lowest: int
     highest: int
+    accelerator: str | None = None
+    devices: int = 0
+    pending: int = 0
+    tolerations: tuple[Toleration, ...] = ()
+    power_w: float | None = None
 
 
 def allocate(

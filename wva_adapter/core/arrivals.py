@@ -12,7 +12,7 @@ SLOTS = 1440
 MINUTE_SLOTS = 12
 MINUTES = 8 * 1440
 
-# A cycle that ends this close to the edge of a slot ends on it: clocks are not exact.
+# A cycle that ends this close to the edge of a slot ends on it, and a shorter one is none.
 _EDGE_S = 1e-3
 # No model gets more; a counter that says so is broken, and its cycle unknown.
 _HIGHEST_PER_S = 1e9
@@ -88,8 +88,10 @@ class ArrivalHistory:
             requests: Requests that arrived in it; ``None`` where that is unknown.
             span_s: How long it was.
         """
-        usable = math.isfinite(at_s) and 0 < span_s < math.inf and at_s != self.at_s
+        usable = math.isfinite(at_s) and _EDGE_S <= span_s < math.inf
         if requests is None or not usable or not 0 <= requests <= _HIGHEST_PER_S * span_s:
+            return self
+        if self.at_s is not None and abs(at_s - self.at_s) < _EDGE_S:
             return self
         rate = requests / span_s
         begin_s = at_s - span_s

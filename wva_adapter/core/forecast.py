@@ -23,6 +23,8 @@ _HALVES_S = 3600.0
 _ABOVE_LARGEST = 1.1
 _ABOVE_PRESENT = 4.0
 _LEADS_OF_EVIDENCE = 2.0
+# Moments that resemble this one less than that all together, in lead times, are no analogs.
+_LEAST_EVIDENCE = 1e-6
 
 _RAMP_SLOTS = 3
 _RAMP_MEANS = 12
@@ -83,15 +85,15 @@ def forecast(history: ArrivalHistory, at_s: float, *, lead_s: float, attainment:
         at_s: Now, Unix time. Where arrivals are unknown since, the forecast of the last known
             moment stands.
         lead_s: From an order to a ready replica, above 0.
-        attainment: Share of the demand to cover, above 0 and at most 1.
+        attainment: Share of the demand to cover, above 0 and below 1.
 
     Raises:
         ValueError: ``lead_s`` or ``attainment`` is out of its range.
     """
     if not 0 < lead_s < math.inf:
         raise ValueError(f"lead_s {lead_s}, want a finite number above 0")
-    if not 0 < attainment <= 1:
-        raise ValueError(f"attainment {attainment}, want above 0 and at most 1")
+    if not 0 < attainment < 1:
+        raise ValueError(f"attainment {attainment}, want above 0 and below 1")
     rate = history.present_per_s
     level = history.level_per_s
     cycle_s = max(SLOT_S, history.span_s)
@@ -134,24 +136,21 @@ def _analogs(
     ages_s = SLOT_S * np.arange(len(rates) - 1, back - 1, -1)
     weights = np.exp(-distance - (math.log(2) / _HALVES_S) * ages_s)
     count = max(1, (math.floor(max(lead_s, 60.0) / SLOT_S + 1e-9) - _FUTURE) // _EVERY + 1)
-    futures, known = _futures(rates, candidates, count)
+    demand, known = _futures(rates, candidates, count)
     # A moment that was not seen itself, or whose future was not, says nothing.
     weights[np.isnan(rates[:candidates]) | (known == 0)] = 0.0
-    chosen = np.flatnonzero(weights)
-    if not chosen.size:
-        return None, 0.0, 0
-    weights = weights[chosen]
-    demand = futures[chosen]
-    demand *= np.exp(rises[chosen])[:, np.newaxis]
-    np.minimum(demand, _ABOVE_LARGEST * float(np.nanmax(rates)), out=demand)
     evidence = float(weights.sum()) * SLOT_S / lead_s
+    if evidence < _LEAST_EVIDENCE:
+        return None, 0.0, 0
+    demand *= np.exp(rises)
+    np.minimum(demand, _ABOVE_LARGEST * float(np.nanmax(rates)), out=demand)
     return (
         min(
-            _cover(demand, weights, known[chosen], attainment),
+            _cover(demand, weights, known, attainment),
             _ABOVE_PRESENT * max(rate, _LEAST_PER_S),
         ),
         min(1.0, evidence / _LEADS_OF_EVIDENCE),
-        int(np.count_nonzero(distance[chosen] <= math.log(2))),
+        int(np.count_nonzero((distance <= math.log(2)) & (weights > 0))),
     )
 
 
@@ -163,29 +162,37 @@ def _futures(
     A mean of which less than half was seen is unknown, and so is one that has not ended yet.
 
     Returns:
-        Shape ``(candidates, count)``: column ``k`` is the mean that starts ``3·k + 1`` slots
-        later, NaN where unknown; and shape ``(candidates,)``, how many of them are known.
+        Shape ``(count, candidates)``: row ``k`` has the means that start ``3·k + 1`` slots
+        later, 0 where unknown; and shape ``(candidates,)``, how many of them are known.
     """
     import numpy as np
 
     unknown = np.isnan(rates)
-    means = np.full(candidates + _EVERY * (count - 1), np.nan)
+    complete = not unknown.any()
+    means = np.zeros(candidates + _EVERY * (count - 1))
     whole = min(max(0, len(rates) - _FUTURE), len(means))
-    if unknown.any():
-        seen = np.where(unknown, 0.0, rates)
-        slots = _sums((~unknown).astype(float), whole)
-        means[:whole] = _sums(seen, whole)
-        means[:whole] /= np.where(slots >= _FUTURE / 2, slots, np.nan)
+    seen = np.zeros(len(means))
+    if complete:
+        means[:whole] = _sums(rates, whole) / _FUTURE
+        seen[:whole] = 1.0
     else:
-        means[:whole] = _sums(rates, whole)
-        means[:whole] /= _FUTURE
-    step = means.itemsize
-    ordered = np.lib.stride_tricks.as_strided(
-        means, (candidates, count), (step, _EVERY * step), writeable=False
+        slots = _sums((~unknown).astype(float), whole)
+        seen[:whole] = slots >= _FUTURE / 2
+        sums = _sums(np.where(unknown, 0.0, rates), whole)
+        means[:whole] = seen[:whole] * sums / np.maximum(slots, 1.0)
+    demand = _following(means, candidates, count).copy()
+    if complete and whole == len(means):
+        return demand, np.full(candidates, float(count))
+    return demand, _following(seen, candidates, count).sum(axis=0)
+
+
+def _following(means: NDArray[np.float64], candidates: int, count: int) -> NDArray[np.float64]:
+    """Return a view of shape ``(count, candidates)``: row ``k`` begins ``3·k`` entries later."""
+    import numpy as np
+
+    return np.lib.stride_tricks.as_strided(
+        means, (count, candidates), (_EVERY * means.itemsize, means.itemsize), writeable=False
     )
-    if whole == len(means) and not unknown.any():
-        return ordered, np.full(candidates, float(count))
-    return ordered, np.count_nonzero(~np.isnan(ordered), axis=1).astype(float)
 
 
 def _sums(rates: NDArray[np.float64], whole: int) -> NDArray[np.float64]:
@@ -205,21 +212,18 @@ def _cover(
     """Return the smallest rate that covers ``attainment`` of a weighted demand.
 
     Args:
-        demand: Shape ``(moments, futures)``, NaN where unknown.
+        demand: Shape ``(futures, moments)``, 0 where unknown.
         weights: Shape ``(moments,)``, of each of a moment's futures.
-        known: Shape ``(moments,)``, how many of them are known; at least one.
+        known: Shape ``(moments,)``, how many of them are known.
     """
     import numpy as np
 
-    complete = known.min() == demand.shape[1]
-    totals = demand.sum(axis=1) if complete else np.nansum(demand, axis=1)
+    totals = demand.sum(axis=0)
     uncovered = (1 - attainment) * float((weights * totals).sum())
     # The rate that covers each moment's mean demand is a first step that cannot be too far, since
-    # means vary less, and there are far fewer of them.
-    rate = _climb(totals / known, weights * known, uncovered, 0.0)
-    above = demand > rate
-    each = np.broadcast_to(weights[:, np.newaxis], demand.shape)
-    return _climb(demand[above], each[above], uncovered, rate)
+    # means vary less, and there are fewer of them.
+    rate = _climb((totals / np.maximum(known, 1.0))[np.newaxis], weights * known, uncovered, 0.0)
+    return _climb(demand, weights, uncovered, rate)
 
 
 def _climb(
@@ -230,15 +234,22 @@ def _climb(
     What a rate leaves uncovered is convex and piecewise linear in it, so that Newton's steps never
     overshoot and end on the exact rate after finitely many.
     """
+    import numpy as np
+
+    pieces = -1
     while True:
         above = demand > rate
-        demand, weights = demand[above], weights[above]
-        if not demand.size:
+        each = above.sum(axis=0, dtype=np.uint16)
+        count = int(each.sum())
+        weight = float((weights * each).sum())
+        if count in (0, pieces) or weight == 0.0:
             return rate
-        further = (float((weights * demand).sum()) - uncovered) / float(weights.sum())
-        if further <= rate:
+        pieces = count
+        excess = np.maximum(demand, rate).sum(axis=0) - len(demand) * rate
+        further = (float((weights * excess).sum()) - uncovered) / weight
+        if further <= 0.0:
             return rate
-        rate = further
+        rate += further
 
 
 def _ramp(history: ArrivalHistory, lead_s: float) -> float | None:

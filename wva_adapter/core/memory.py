@@ -10,6 +10,7 @@ from wva_adapter.core.capacity import Fit
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.service_rate import Shape
 from wva_adapter.core.snapshot import GatewayState, ReplicaSample
+from wva_adapter.core.token_memory import TokenMemory
 
 ReplicaKey = tuple[VariantKey, str]
 ModelKey = tuple[str, str]
@@ -70,6 +71,7 @@ class ModelMemory:
         arrivals: Its requests per second, now and before.
         shape: How long its requests are.
         gateway: What its gateway reported last.
+        tokens: What its replicas carry in tokens.
     """
 
     analysis: str = ""
@@ -77,6 +79,7 @@ class ModelMemory:
     arrivals: ArrivalHistory = field(default_factory=ArrivalHistory)
     shape: Shape = field(default_factory=Shape)
     gateway: GatewayState | None = None
+    tokens: TokenMemory = field(default_factory=TokenMemory)
 
 
 @dataclass(frozen=True, slots=True)

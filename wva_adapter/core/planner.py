@@ -18,6 +18,7 @@ from wva_adapter.core.rules import RULES, Case, Decisions
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
 from wva_adapter.core.snapshot import Snapshot, VariantState
+from wva_adapter.core.tokens import analyze_tokens
 
 
 def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
@@ -48,13 +49,24 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
                 members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
             )
             variants |= learned
+        elif policy.analysis == "tokens":
+            load, tokens = analyze_tokens(
+                members, past.tokens, gateways.get(model), snapshot.at_s, policy
+            )
+            past = replace(past, tokens=tokens)
         else:
             load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy)
         loads.append(load)
         models[model] = _remember_kept(load, snapshot.at_s, past)
-        known = [state for state in members if state.spec_replicas is not None]
+        wanted |= {s.variant.key: s.spec_replicas or 0 for s in members}
+        known = [
+            state
+            for state in members
+            if state.spec_replicas is not None and state.variant.key in load.capacity
+        ]
         wanted |= _wanted(load, known, policy)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
+        floors |= {s.variant.key: s.spec_replicas or 0 for s in members}
         floors |= _lowered(load, load.keep if kept is None else kept, known, policy)
         for state in members:
             key = state.variant.key

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from wva_adapter.core.load import Utilization
 
-Analysis = Literal["demand", "saturation"]
+Analysis = Literal["demand", "saturation", "tokens"]
 ServiceLevel = Literal["frugal", "balanced", "premium"]
 
 LONGEST_WINDOW_S = 300.0
@@ -45,6 +45,10 @@ class Policy:
         queue_length_threshold: Queued requests from which a replica counts as saturated.
         kv_spare_trigger: Mean spare KV-cache usage below which one replica is added, 0 to 1.
         queue_spare_trigger: Mean spare queue length below which one replica is added.
+        scale_up_threshold: Share of the token capacity, ready and on its way, above which replicas
+            are added (``tokens``).
+        scale_down_boundary: Share of the remaining token capacity that a scale-down may fill
+            (``tokens``).
         peak_window_s: A replica's usage and queue are the peaks of this many seconds.
         stale_after_s: A page older than this says nothing about now (three scrapes).
         scale_down_window_s: Down only to the largest need of this many seconds; ``None`` lets the
@@ -72,6 +76,8 @@ class Policy:
     queue_length_threshold: float = 5.0
     kv_spare_trigger: float = 0.10
     queue_spare_trigger: float = 3.0
+    scale_up_threshold: float = 0.85
+    scale_down_boundary: float = 0.70
     peak_window_s: float = 60.0
     stale_after_s: float = 15.0
     scale_down_window_s: float | None = None
@@ -112,6 +118,12 @@ class Policy:
                 "want queue_spare_trigger < queue_length_threshold, got "
                 f"queue_spare_trigger={self.queue_spare_trigger}, "
                 f"queue_length_threshold={self.queue_length_threshold}"
+            )
+        if not 0 < self.scale_down_boundary < self.scale_up_threshold <= 1:
+            raise ValueError(
+                "want 0 < scale_down_boundary < scale_up_threshold <= 1, got "
+                f"scale_down_boundary={self.scale_down_boundary}, "
+                f"scale_up_threshold={self.scale_up_threshold}"
             )
 
     def window_s(self, confidence: float = 0.0) -> float:

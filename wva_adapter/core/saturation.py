@@ -65,6 +65,8 @@ def blind_reason(replica: ReplicaState, at_s: float, policy: Policy) -> str | No
         return f"last page {age_s:.0f} s old, at most {policy.stale_after_s:g} s count"
     if read_fill(sample) is None:
         return "its page has no KV-cache usage or no queue"
+    if policy.analysis == "tokens" and not sample.kv_cache_tokens and not sample.unused:
+        return "its page has no KV-cache size"
     return None
 
 

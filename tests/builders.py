@@ -110,4 +110,4 @@ def decide(
     memory: Memory | None = None,
 ) -> tuple[Plan, Memory]:
     """Run one cycle on these states."""
-    return plan(Snapshot(at_s, states), policy or Policy(), memory or Memory())
+    return plan(Snapshot(at_s, states), policy or Policy(analysis="saturation"), memory or Memory())

@@ -37,7 +37,7 @@ scrape_period: 100ms
 scrape_timeout: 200ms
 cycle: 100ms
 max_age: 2s
-policy: {peak_window: 0s, scale_down_window: 1s, down_period: 0s}
+policy: {analysis: saturation, peak_window: 0s, scale_down_window: 1s, down_period: 0s}
 """
 
 

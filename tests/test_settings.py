@@ -144,7 +144,7 @@ def test_a_page_goes_stale_after_three_scrapes_unless_said() -> None:
         ("policy: {max_up_step: 0}", "policy: max_up_step 0, want at least 1"),
         (
             "policy: {analysis: saturatoin}",
-            "policy.analysis: found 'saturatoin', want 'saturation'; did you mean saturation?",
+            "policy.analysis: found 'saturatoin', want 'demand', 'saturation' or 'tokens'; did you mean saturation?",
         ),
         ("policy: {scale_down_window: -3s}", "found '-3s', want a duration"),
         ("policy: {kv_spare_trigger: .nan}", "kv_spare_trigger nan, want a finite number"),

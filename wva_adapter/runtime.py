@@ -115,6 +115,7 @@ class Adapter:
                 names=settings.tls.names,
             ),
             check_period_s=settings.tls.check_period,
+            is_announced=self._is_announced,
         )
         own = settings.api_service
         self._chained = {provider.service for provider in settings.chain.providers}
@@ -230,7 +231,10 @@ class Adapter:
 
     def _ca_bundle(self) -> bytes | None:
         """Return what callers must trust; ``None`` where the operator's certificate says no CA."""
-        return self._tls.pair.ca_pem
+        return self._tls.authorities
+
+    def _is_announced(self, ca_pem: bytes) -> bool:
+        return self._keeper is None or self._keeper.is_announced(ca_pem)
 
     def _begin_work(self) -> list[asyncio.Task[None]]:
         work = {

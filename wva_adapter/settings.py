@@ -11,7 +11,7 @@ from typing import Annotated, get_args
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from wva_adapter.core.policy import Analysis, Policy
+from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
 from wva_adapter.documents import Duration, Section, format_duration, parse_document, read_document
 from wva_adapter.errors import ConfigError
 
@@ -176,7 +176,26 @@ class ChainSection(Section):
 class PolicySection(Section):
     """How to decide"""
 
-    analysis: Analysis = Field("saturation", description="Which analysis turns pages into load")
+    analysis: Analysis = Field(
+        "demand", description="Which analysis turns pages into load: demand, tokens or saturation"
+    )
+    slo_ttft: PositiveDuration = Field(2.0, description="Time to first token to stay below")
+    slo_itl: PositiveDuration = Field(0.060, description="Inter-token latency to stay below")
+    service_level: ServiceLevel = Field(
+        "balanced", description="Goodput against cost in one word: frugal, balanced or premium"
+    )
+    utilization: float | None = Field(
+        None,
+        description="Share of a replica's capacity to load; default: by service_level and count",
+    )
+    attainment: float | None = Field(
+        None,
+        description="Share of the demand until help is there to cover; default: by service_level",
+    )
+    assumed_start: Duration = Field(
+        120.0, description="From a pod's creation until it is ready, before one was seen to start"
+    )
+    hpa_sync: Duration = Field(15.0, description="How often autoscalers look")
     kv_cache_threshold: float = Field(
         0.80, description="KV-cache usage (share) from which a replica counts as saturated"
     )
@@ -189,14 +208,21 @@ class PolicySection(Section):
     queue_spare_trigger: float = Field(
         3.0, description="Mean spare queue length (requests) below which one replica is added"
     )
+    scale_up_threshold: float = Field(
+        0.85, description="Share of the token capacity in use above which tokens adds replicas"
+    )
+    scale_down_boundary: float = Field(
+        0.70, description="Share of the token capacity that stays which tokens may fill going down"
+    )
     peak_window: Duration = Field(
         60.0, description="A replica's usage and queue are the peaks of this long"
     )
     stale_after: Duration | None = Field(
         None, description="A page older than this says nothing about now; default: three scrapes"
     )
-    scale_down_window: Duration = Field(
-        300.0, description="Down only to the largest need of this long"
+    scale_down_window: Duration | None = Field(
+        None,
+        description="Down only to the largest need of this long; default: 5m, less as forecasts prove good",
     )
     max_down_share: float = Field(
         0.25, description="Largest share of a variant removed per down_period; one always may go"

@@ -42,7 +42,7 @@ shutdown: {{lame_duck: 0s}}
 static_file: fleet.yaml
 scrape_period: {PERIOD_S:g}s
 cycle: {PERIOD_S:g}s
-policy: {{peak_window: 0s, scale_down_window: 0s, down_period: 0s}}
+policy: {{analysis: saturation, peak_window: 0s, scale_down_window: 0s, down_period: 0s}}
 """
 
 

@@ -15,7 +15,7 @@ from wva_adapter.core.memory import Memory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Phase, ReplicaState, Snapshot, VariantState
 
-SHORT = Policy(scale_down_window_s=30, peak_window_s=0, down_period_s=15)
+SHORT = Policy(analysis="saturation", scale_down_window_s=30, peak_window_s=0, down_period_s=15)
 
 
 def only(plan: Plan) -> Decision:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
+import os
 import ssl
 import subprocess
 import sys
@@ -37,6 +39,7 @@ class AdapterProcess:
         self, plane: ControlPlane, folder: Path, settings: Mapping[str, Any] | None = None
     ) -> None:
         folder.mkdir()
+        self._name = "adapter"
         self._settings = settings or {}
         self._plane = plane
         self._folder = folder
@@ -50,7 +53,7 @@ class AdapterProcess:
 
     @property
     def log(self) -> Path:
-        return self._folder / "adapter.log"
+        return self._folder / f"{self._name}.log"
 
     @property
     def port(self) -> int:
@@ -58,12 +61,21 @@ class AdapterProcess:
 
     @property
     def settings_file(self) -> Path:
-        return self._folder / "settings.yaml"
+        return self._folder / f"{self._name}.yaml"
 
     @property
     def ca(self) -> Path:
         """The file of the authority that signed its certificate."""
         return self._folder / "certificates" / "ca.crt"
+
+    def beside(self, name: str, settings: Mapping[str, Any]) -> AdapterProcess:
+        """Return one more process at the same port and with the same account; it has its own log."""
+        other = copy.copy(self)
+        other._name = name
+        other._settings = {**self._settings, **settings}
+        other._process = other._log = None
+        other._write_settings()
+        return other
 
     async def install(self) -> None:
         """Apply the manifests and start."""
@@ -134,6 +146,16 @@ class AdapterProcess:
         (overlay / "kustomization.yaml").write_text(yaml.safe_dump(document))
         return overlay
 
+    async def begin(self) -> None:
+        """Start the process; return once it listens, which with ``reuse_port`` it does when ready."""
+        already = self.log.stat().st_size if self.log.exists() else 0
+        process = self._process = self._launch()
+        deadline = time.monotonic() + 30
+        while b'"event": "serving"' not in self.log.read_bytes()[already:]:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self._name} does not listen:\n{self.tail()}")
+            await asyncio.sleep(0.05)
+
     async def start(self) -> None:
         """Start the process; return once it is ready."""
         began = time.monotonic()
@@ -158,8 +180,22 @@ class AdapterProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            # It is started often: most of a start is reading sources where none keeps bytecode.
+            env={
+                **os.environ,
+                "PYTHONDONTWRITEBYTECODE": "",
+                "PYTHONPYCACHEPREFIX": str(self._folder.parent / "bytecode"),
+            },
             start_new_session=True,
         )
+
+    async def end(self, *, within_s: float = 30) -> int:
+        """Tell the process to end; return its status once it has."""
+        assert self._process is not None
+        self._process.terminate()
+        status = await asyncio.to_thread(self._process.wait, within_s)
+        self._close()
+        return status
 
     def kill(self) -> None:
         """End the process as a crash does."""

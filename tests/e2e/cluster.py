@@ -75,8 +75,8 @@ class ControlPlane:
         return f"https://127.0.0.1:{self._port}"
 
     @property
-    def ca(self) -> Path:
-        """The file of the authority that signed the API server's certificate."""
+    def ca_file(self) -> Path:
+        """The authority of the API server's certificate."""
         return self._authority.file
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class ControlPlane:
         for folder in (pki, self.logs):
             folder.mkdir(parents=True)
         self._authority = Authority(pki, "cluster-ca")
-        front_authority = Authority(pki, "front-proxy-ca")
+        front_authority = self._front_authority = Authority(pki, "front-proxy-ca")
         serving = self._authority.issue(
             "kube-apiserver", hosts=["127.0.0.1", "localhost", "kubernetes.default.svc"]
         )
@@ -171,6 +171,20 @@ class ControlPlane:
         file = self.folder / "audit-policy.yaml"
         file.write_text(yaml.safe_dump(policy))
         return file
+
+    def rotate_front_proxy(self) -> bytes:
+        """Give the API server another authority and certificate as a proxy; return the authority.
+
+        It reads the files again by itself.
+        """
+        former = self._front_authority
+        folder = self.folder / f"pki-{time.monotonic_ns()}"
+        folder.mkdir()
+        authority = Authority(folder, "front-proxy-ca")
+        pem = authority.file.read_bytes()
+        for file in (authority.file, *authority.issue("front-proxy-client")):
+            file.replace(former.file.with_name(file.name))
+        return pem
 
     def launch(
         self,

@@ -183,7 +183,7 @@ class Rehearsal:
         self._plane = plane
         self._cases = {case.name: case for case in played}
         self._began = time.monotonic()
-        context = ssl.create_default_context(cafile=str(plane.ca))
+        context = ssl.create_default_context(cafile=str(plane.ca_file))
         context.load_cert_chain(*plane.admin)
         self._client = httpx.AsyncClient(
             base_url=plane.url,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.collect.apiserver import eventually
+from tests.pki import Authority
 from tests.publish.registry_api import KEDAS, OURS, RegistryApi, bundle, registered
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.publish.apiservice import (
@@ -39,6 +40,7 @@ class Kept:
         self.ca: bytes | None = OURS
         self.formers: list[ApiService | None] = []
         self.now_s = 0.0
+        self.is_announced: Callable[[bytes], bool] = lambda _: False
 
 
 @asynccontextmanager
@@ -53,6 +55,7 @@ async def keeping(api: RegistryApi, folder: Path) -> AsyncIterator[Kept]:
         clock=lambda: kept.now_s,
         look_every_s=0.02,
     )
+    kept.is_announced = keeper.is_announced
     task = asyncio.create_task(keeper.run())
     try:
         yield kept
@@ -110,6 +113,29 @@ async def test_who_rewrites_it_is_named_and_the_pauses_grow(
     assert len(told) == 5
     assert "keda had rewritten it" in told[0].__dict__["problem"]
     assert "--enable-apiservice-patching=false" in told[0].__dict__["problem"]
+
+
+async def test_the_authority_of_another_replica_stays_beside_ours_for_ten_minutes(
+    api: RegistryApi, tmp_path: Path
+) -> None:
+    own, others = (Authority(tmp_path, name).file.read_bytes() for name in ("own", "others"))
+    api.register(ours(others + own))
+    async with keeping(api, tmp_path) as kept:
+        kept.ca = own
+        await eventually(lambda: api.watching(API_SERVICES_PATH))
+        assert kept.is_announced(own)
+        assert kept.is_announced(own + b"\n\n" + others)
+        assert not kept.is_announced(Authority(tmp_path, "third").file.read_bytes())
+        for kept.now_s in (0.0, 599.0):
+            await asyncio.sleep(0.1)
+            assert api.written == []
+        kept.now_s = 600.0
+        await eventually(holds(api, own))
+        kept.now_s = 602.0
+        api.register(ours(others))  # this one nobody could verify us by
+        await eventually(holds(api, own))
+        api.register(registered())
+        await eventually(lambda: kept.is_announced(others))  # not by us that it is trusted
 
 
 async def test_an_object_of_another_is_not_written_to_and_its_owner_told(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.collect.apiserver import eventually
 from tests.pki import Authority
@@ -344,6 +345,66 @@ async def test_only_http_1_1_is_offered(given: Given) -> None:
     context.set_alpn_protocols(["h2", "http/1.1"])
     async with listening(ServingTls(given.find)) as server, connected(server, context) as it:
         assert it.tls.selected_alpn_protocol() == "http/1.1"
+
+
+async def test_a_certificate_by_an_authority_that_callers_do_not_know_waits_until_they_do(
+    given: Given, tmp_path: Path
+) -> None:
+    told: set[bytes] = set()
+    tls = ServingTls(given.find, is_announced=told.__contains__)
+    first, former = given.served, given.authority.file.read_bytes()
+    given.renew()
+    await tls.look()  # by the authority that they know: at once
+    second = given.served
+    assert first != second
+    assert tls.pair.leaf.public_bytes(Encoding.DER) == second
+
+    given.authority = Authority(tmp_path, "next-operator")
+    given.renew()
+    following = given.authority.file.read_bytes()
+    await tls.look()
+    assert tls.authorities is not None
+    assert former.strip() in tls.authorities  # callers are to know both
+    assert following.strip() in tls.authorities
+    async with listening(tls) as server:
+        for announced in ((), (), (following,)):
+            told.update(announced)
+            await tls.look()
+            async with connected(server, caller(tmp_path / "operator.crt")) as it:
+                assert it.certificate == second
+        await tls.look()
+        async with connected(server, caller(tmp_path / "next-operator.crt")) as it:
+            assert it.certificate == given.served
+    assert tls.authorities == following
+
+
+async def test_a_certificate_waits_no_longer_than_a_minute(
+    given: Given, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [0.0]
+    tls = ServingTls(given.find, is_announced=lambda _: False, clock=lambda: now_s[0])
+    former = tls.pair
+    given.authority = Authority(tmp_path, "next-operator")
+    given.renew()
+    for now_s[0] in (0.0, 59.9):
+        await tls.look()
+        assert tls.pair == former
+    now_s[0] = 60.0
+    await tls.look()
+    assert tls.pair == given.find()
+    assert "taken although its CA was not announced" in caplog.text
+
+
+async def test_one_that_waits_is_taken_at_once_where_clients_are_to_be_verified_anew(
+    given: Given, tmp_path: Path
+) -> None:
+    tls = ServingTls(given.find, is_announced=lambda _: False)
+    given.authority = Authority(tmp_path, "next-operator")
+    given.renew()
+    await tls.look()
+    tls.trust_clients(given.authority.file.read_bytes())
+    assert tls.pair == given.find()
+    assert tls.authorities == given.authority.file.read_bytes()
 
 
 async def test_an_own_certificate_is_renewed_while_it_serves(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ from wva_adapter.kube.meta import ObjectKey
 MODEL_ID = "llm-d.ai/model-id"
 COST = "llm-d.ai/variant-cost"
 
-_MAX_NUM_SEQS = re.compile(r"--max[-_]num[-_]seqs[ =]([0-9]{1,6})\b")
+_ENGINE_LIMITS = {
+    name: re.compile(rf"--{name.replace('_', '[-_]')}[ =]([0-9]{{1,7}})\b")
+    for name in ("max_num_seqs", "max_num_batched_tokens")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,8 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
     model_id = annotations.get(MODEL_ID, "").strip()
     if not model_id:
         raise ConfigError(f"{claim.title}: no annotation {MODEL_ID}, want the model's name")
-    accelerator, devices, most_seqs = None, 1, None
+    accelerator, devices = None, 1
+    limits: dict[str, int | None] = {}
     if target is not None:
         template = target.spec.template
         labelled = (claim.meta, target.metadata, template.metadata)
@@ -186,7 +190,7 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
             else accelerator_asked_for(template.spec) or accelerator_of_nodes(nodes)
         )
         devices = accelerators_per_replica(template.spec)
-        most_seqs = _max_num_seqs(template.spec)
+        limits = {name: _engine_limit(template.spec, name) for name in _ENGINE_LIMITS}
     try:
         variant = Variant(
             key=claim.variant,
@@ -197,7 +201,8 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
             min_replicas=claim.min_replicas,
             max_replicas=claim.max_replicas,
             reader=claim.read_reader(),
-            max_num_seqs=most_seqs,
+            max_num_seqs=limits.get("max_num_seqs"),
+            max_num_batched_tokens=limits.get("max_num_batched_tokens"),
         )
     except ValueError as error:
         raise ConfigError(f"{claim.title}: {error}") from None
@@ -206,11 +211,11 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
     return replace(variant, cost_per_h=_read_cost(annotations[COST], claim.title))
 
 
-def _max_num_seqs(spec: PodSpec) -> int | None:
-    """Return the batch size that an engine is started with; ``None`` where it is left to it."""
+def _engine_limit(spec: PodSpec, name: str) -> int | None:
+    """Return the limit that an engine is started with; ``None`` where it is left to it."""
     for container in spec.containers:
         words = " ".join((*container.command, *container.args))
-        if found := _MAX_NUM_SEQS.search(words):
+        if found := _ENGINE_LIMITS[name].search(words):
             return int(found[1])
     return None
 

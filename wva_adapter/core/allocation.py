@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import Toleration, VariantKey
+from wva_adapter.core.load import FULL, Utilization
 
 ENUMERATED = 5
 """Up to so many variants every plan that could be the cheapest is looked at."""
@@ -25,6 +26,11 @@ class Option:
         current: Its replicas now.
         lowest: Fewest replicas to consider.
         highest: Most replicas to consider, at least ``lowest``.
+        accelerator: Type of the devices; ``None`` where nothing says.
+        devices: Devices that one replica occupies, on one node.
+        pending: How many of ``current`` have no devices yet.
+        tolerations: Taints of nodes that its pods tolerate.
+        power_w: What one replica draws at the decided load; ``None`` where nothing says.
     """
 
     key: VariantKey
@@ -33,6 +39,11 @@ class Option:
     current: int
     lowest: int
     highest: int
+    accelerator: str | None = None
+    devices: int = 0
+    pending: int = 0
+    tolerations: tuple[Toleration, ...] = ()
+    power_w: float | None = None
 
 
 def allocate(
@@ -61,6 +72,39 @@ def allocate(
     search = _enumerate if len(ordered) <= ENUMERATED else _solve
     counts = search(need, ordered, prices, change_penalty)
     return {option.key: count for option, count in zip(ordered, counts, strict=True)}
+
+
+def cover(
+    need: float,
+    options: Sequence[Option],
+    *,
+    utilization: Utilization = FULL,
+    absent: float = 0.0,
+    change_penalty: float = 0.0,
+) -> Mapping[VariantKey, int]:
+    """Return the cheapest counts that carry the need at the share that their own number allows.
+
+    Args:
+        need: What must be carried.
+        options: As ``allocate`` takes them.
+        utilization: Which share of its capacity a fleet of so many replicas may be loaded with.
+        absent: Capacity of replicas that are counted and carry nothing.
+        change_penalty: As ``allocate`` takes it.
+    """
+
+    def at(replicas: int) -> Mapping[VariantKey, int]:
+        share = utilization.of(replicas)
+        return allocate(absent + need / share, options, change_penalty=change_penalty)
+
+    counts = at(sum(option.highest for option in options))
+    fewest = sum(counts.values())
+    # More replicas may be loaded more, each: the plan for the largest share may be too small for
+    # the share that it allows itself, and is the right one where it is not.
+    for replicas in range(fewest, sum(option.highest for option in options) + 1):
+        counts = at(replicas)
+        if sum(counts.values()) <= replicas or utilization.of(replicas) == utilization.highest:
+            break
+    return counts
 
 
 def _price(option: Option, price: float, count: int, penalty: float) -> float:

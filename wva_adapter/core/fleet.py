@@ -1,4 +1,4 @@
-"""What is deployed: variants of models, the bounds the operator gave them, and who reads them."""
+"""What is deployed: variants of models, their bounds and readers, and the nodes they run on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,76 @@ class VariantKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+class Taint(NamedTuple):
+    """What keeps pods off a node unless they tolerate it; ``value`` may be empty."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+class Toleration(NamedTuple):
+    """What a pod tolerates. An empty key means every one, an empty effect every effect."""
+
+    key: str = ""
+    value: str | None = None
+    effect: str = ""
+
+    def covers(self, taint: Taint) -> bool:
+        """Return whether a pod with this toleration may run despite the taint.
+
+        A ``value`` of ``None`` tolerates every value of the key.
+        """
+        return (
+            self.key in ("", taint.key)
+            and self.value in (None, taint.value)
+            and self.effect in ("", taint.effect)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """A node as it stands; ``None`` is unknown.
+
+    Attributes:
+        accelerator: Type of its devices, such as ``H100``; ``None`` where it has none, or where
+            nothing says.
+        allocatable: Devices that pods may have.
+        requested: Devices that pods on it have requested, whoever owns them.
+        ready: Whether it takes part in the cluster.
+        cordoned: Whether it takes no new pods.
+        taints: Those that keep new pods away.
+
+    Raises:
+        ValueError: A number of devices is negative.
+    """
+
+    name: str
+    accelerator: str | None
+    allocatable: int | None
+    requested: int | None
+    ready: bool = True
+    cordoned: bool = False
+    taints: tuple[Taint, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("allocatable", "requested"):
+            value = getattr(self, field)
+            if value is not None and value < 0:
+                raise ValueError(f"node {self.name}: {field} {value}, want at least 0")
+
+    @property
+    def free(self) -> int:
+        """Devices that a new pod could get; none where that is not known."""
+        if not self.ready or self.cordoned or self.allocatable is None or self.requested is None:
+            return 0
+        return max(0, self.allocatable - self.requested)
+
+    def admits(self, tolerations: tuple[Toleration, ...]) -> bool:
+        """Return whether its taints let pods with these tolerations in."""
+        return all(any(t.covers(taint) for t in tolerations) for taint in self.taints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +132,9 @@ class Variant:
         max_replicas: Most replicas that the operator allows; ``None`` where there is no bound.
         reader: Who reads the served value; ``None`` where nobody is known to.
         max_num_seqs: Most requests in one replica's batch; ``None`` where nothing says.
+        max_num_batched_tokens: Most tokens that one replica computes in a step; ``None`` where
+            nothing says.
+        tolerations: Taints of nodes that its pods tolerate.
 
     Raises:
         ValueError: A number is negative or not finite, or ``min_replicas`` is above
@@ -78,6 +151,8 @@ class Variant:
     max_replicas: int | None = None
     reader: Reader | None = None
     max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    tolerations: tuple[Toleration, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost_per_h) and self.cost_per_h >= 0):
@@ -89,8 +164,10 @@ class Variant:
                 f"{self.key}: accelerators_per_replica {self.accelerators_per_replica}, "
                 "want at least 0"
             )
-        if self.max_num_seqs is not None and self.max_num_seqs < 1:
-            raise ValueError(f"{self.key}: max_num_seqs {self.max_num_seqs}, want at least 1")
+        for field in ("max_num_seqs", "max_num_batched_tokens"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{self.key}: {field} {value}, want at least 1")
         if self.min_replicas < 0:
             raise ValueError(f"{self.key}: min_replicas {self.min_replicas}, want at least 0")
         if self.max_replicas is not None and self.max_replicas < self.min_replicas:

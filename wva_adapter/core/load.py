@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wva_adapter.core.fleet import VariantKey
+
+
+@dataclass(frozen=True, slots=True)
+class Utilization:
+    """Which share of its capacity a model's replicas may be loaded with.
+
+    A larger fleet pools its noise, so the share grows with the count: 1 − ``slack`` / √n, between
+    ``lowest`` and ``highest``. References: W. Whitt, "Understanding the efficiency of multi-server
+    service systems", 1992 (square-root staffing).
+
+    Attributes:
+        slack: The share that one replica keeps free.
+        lowest: Never less than this, however small the fleet.
+        highest: Never more than this, however large.
+    """
+
+    slack: float = 0.0
+    lowest: float = 1.0
+    highest: float = 1.0
+
+    def of(self, replicas: int) -> float:
+        """Return the share for a fleet of so many replicas."""
+        share = 1.0 - self.slack / math.sqrt(replicas) if replicas > 0 else self.lowest
+        return min(max(share, self.lowest), self.highest)
+
+
+FULL = Utilization()
+"""The capacity as it is: thresholds already leave what must stay free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +45,20 @@ class ModelLoad:
         namespace: Where the model's variants live.
         model_id: The model.
         analysis: Which analysis made this.
-        unit: What ``demand``, ``supply``, ``capacity``, ``shortage`` and ``surplus`` count.
+        unit: What all quantities count.
         demand: What the load takes; ``None`` while nothing was seen.
-        supply: What ready replicas and those on their way can carry.
-        capacity: By variant, what one replica carries; positive.
-        shortage: Capacity to add now; 0 where there is enough.
-        surplus: Capacity that could leave and the load would still fit; 0 where none could.
+        need: What must be carried: more replicas are ordered until the supply reaches it.
+        keep: What must still be carried when replicas leave; ``need`` without its backlog part,
+            and the margin of a removal.
+        present: What the replicas that count could carry at full use: ready ones and those on
+            their way.
+        replicas: How many replicas the model is asked to have.
+        utilization: Which share of their capacity they may be loaded with.
+        capacity: By variant, what one replica carries at full use; positive.
         step: Most capacity to add or remove in one decision; ``None`` for no bound.
+        window_s: ``keep`` is the largest of so many seconds.
         binding: The test that decided, with its numbers, in words.
+        notes: Where those numbers come from, a sentence each.
     """
 
     namespace: str
@@ -31,12 +66,31 @@ class ModelLoad:
     analysis: str
     unit: str
     demand: float | None
-    supply: float
+    need: float
+    keep: float
+    present: float
+    replicas: int
     capacity: Mapping[VariantKey, float]
-    shortage: float
-    surplus: float
-    step: float | None
+    window_s: float
     binding: str
+    utilization: Utilization = FULL
+    step: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def supply(self) -> float:
+        """What ready replicas and those on their way may be loaded with."""
+        return self.present * self.utilization.of(self.replicas)
+
+    @property
+    def shortage(self) -> float:
+        """What is missing now; 0 where there is enough."""
+        return max(0.0, self.need - self.supply)
+
+    @property
+    def surplus(self) -> float:
+        """What could leave, and the load would still fit; 0 where nothing could."""
+        return max(0.0, self.supply - max(self.need, self.keep))
 
     @property
     def saturation(self) -> float | None:

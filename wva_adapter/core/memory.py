@@ -1,13 +1,20 @@
-"""The only past that decisions may look at: what was needed, what was published, and peaks."""
+"""The only past that decisions may look at: what was needed and published, and what replicas showed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wva_adapter.core.arrivals import ArrivalHistory
+from wva_adapter.core.capacity import Fit
 from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.service_rate import Shape
+from wva_adapter.core.snapshot import GatewayState, ReplicaSample
+from wva_adapter.core.token_memory import TokenMemory
 
 ReplicaKey = tuple[VariantKey, str]
+ModelKey = tuple[str, str]
+"""Namespace and model id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +48,70 @@ class VariantMemory:
     """What is remembered of one variant.
 
     Attributes:
-        needs: Counts that its model's load needed of it.
         published: Counts that were published for it.
+        fit: What is known of a replica's speed; ``None`` before the variant was looked at.
+        kv_cache_tokens: Size of a replica's KV cache; ``None`` before one told.
+        starts: When replicas became ready, and how many seconds after their pod's creation; in the
+            order of the former.
     """
 
-    needs: Window = Window()
     published: Window = Window()
+    fit: Fit | None = None
+    kv_cache_tokens: float | None = None
+    starts: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What is remembered of one model.
+
+    Attributes:
+        analysis: Which analysis the window belongs to: each has its own unit.
+        kept: What its load had to keep, in the unit of that analysis.
+        arrivals: Its requests per second, now and before.
+        shape: How long its requests are.
+        gateway: What its gateway reported last.
+        tokens: What its replicas carry in tokens.
+    """
+
+    analysis: str = ""
+    kept: Window = Window()
+    arrivals: ArrivalHistory = field(default_factory=ArrivalHistory)
+    shape: Shape = field(default_factory=Shape)
+    gateway: GatewayState | None = None
+    tokens: TokenMemory = field(default_factory=TokenMemory)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaMemory:
-    """The peaks of one replica.
+    """What is remembered of one replica.
 
     Attributes:
-        kv_cache_usage: Shares, 0 to 1.
-        queued_requests: Requests.
-        read_at_s: Unix time of the page that was added last.
+        kv_cache_usage: Peaks of its shares, 0 to 1.
+        queued_requests: Peaks of its queue.
+        read_at_s: Unix time of the page that was added to the peaks last.
+        page: The last page of it that was taken in.
+        arrivals_per_s: Requests that came to it, as of that page; ``None`` before two pages.
+        moved_at_s: Unix time at which it last served anything, or nothing waited.
     """
 
     kv_cache_usage: Window = Window()
     queued_requests: Window = Window()
     read_at_s: float = float("-inf")
+    page: ReplicaSample | None = None
+    arrivals_per_s: float | None = None
+    moved_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Everything that outlives a cycle; a fresh one knows nothing."""
+    """Everything that outlives a cycle; a fresh one knows nothing.
+
+    Attributes:
+        prior_scale: By how much the times that are believed before anything was seen are off.
+    """
 
     variants: Mapping[VariantKey, VariantMemory] = field(default_factory=dict)
+    models: Mapping[ModelKey, ModelMemory] = field(default_factory=dict)
     replicas: Mapping[ReplicaKey, ReplicaMemory] = field(default_factory=dict)
+    prior_scale: float = 1.0

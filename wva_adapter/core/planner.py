@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from wva_adapter.core.allocation import Option, allocate
+from wva_adapter.core.allocation import Option, cover
 from wva_adapter.core.decision import Decision, Plan
+from wva_adapter.core.demand import analyze_demand
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import Memory, VariantMemory
-from wva_adapter.core.policy import Policy
-from wva_adapter.core.rules import RULES, Case, Decisions, blind_reasons
+from wva_adapter.core.memory import Memory, ModelKey, ModelMemory, VariantMemory, Window
+from wva_adapter.core.pages import take_pages
+from wva_adapter.core.policy import LONGEST_WINDOW_S, Policy
+from wva_adapter.core.rules import RULES, Case, Decisions
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
 from wva_adapter.core.snapshot import Snapshot, VariantState
+from wva_adapter.core.tokens import analyze_tokens
 
 
 def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
@@ -28,21 +30,44 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
     Returns:
         The plan, and the memory to hand in with the next snapshot.
     """
-    states = sorted(snapshot.variants, key=lambda s: _model(s))
-    peaks = remember_peaks(states, memory.replicas, policy)
+    states = sorted(snapshot.variants, key=lambda s: (_model(s), s.variant.key))
+    pages = take_pages(states, remember_peaks(states, memory.replicas, policy))
+    gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
     wanted: dict[VariantKey, int] = {}
-    needed: dict[VariantKey, int] = {}
+    floors: dict[VariantKey, int] = {}
+    models: dict[ModelKey, ModelMemory] = {}
+    variants: dict[VariantKey, VariantMemory] = {}
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
-    for _, group in groupby(states, key=lambda s: _model(s)[:2]):
+    for model, group in groupby(states, key=_model):
         members = tuple(group)
-        load = analyze_saturation(members, peaks, snapshot.at_s, policy)
+        past = memory.models.get(model, ModelMemory())
+        if policy.analysis == "demand":
+            load, past, learned = analyze_demand(
+                members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
+            )
+            variants |= learned
+        elif policy.analysis == "tokens":
+            load, tokens = analyze_tokens(
+                members, past.tokens, gateways.get(model), snapshot.at_s, policy
+            )
+            past = replace(past, tokens=tokens)
+        else:
+            load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy)
         loads.append(load)
-        known = [state for state in members if state.spec_replicas is not None]
-        wanted |= _counts(load, known, policy, step=load.step)
-        needed |= _counts(load, known, policy, step=None)
+        models[model] = _remember_kept(load, snapshot.at_s, past)
+        wanted |= {s.variant.key: s.spec_replicas or 0 for s in members}
+        known = [
+            state
+            for state in members
+            if state.spec_replicas is not None and state.variant.key in load.capacity
+        ]
+        wanted |= _wanted(load, known, policy)
+        kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
+        floors |= {s.variant.key: s.spec_replicas or 0 for s in members}
+        floors |= _lowered(load, load.keep if kept is None else kept, known, policy)
         for state in members:
             key = state.variant.key
             load_of[key] = load
@@ -51,62 +76,114 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
             else:
                 decidable[key] = state
 
-    remembered = {
-        key: _remember_need(state, needed[key], snapshot.at_s, policy, memory)
-        for key, state in sorted(decidable.items())
-    }
-    case = Case(snapshot.at_s, policy, decidable, load_of, wanted, remembered)
+    for state in states:
+        key = state.variant.key
+        variants.setdefault(key, memory.variants.get(key, VariantMemory()))
+    case = Case(snapshot.at_s, policy, decidable, load_of, wanted, floors, models, variants)
     decisions: Decisions = {key: _undisputed(state) for key, state in sorted(decidable.items())}
     for rule in RULES:
         decisions = rule(decisions, case)
     decisions = {key: _signalled(d, decidable[key]) for key, d in decisions.items()}
     after = Memory(
-        variants=_remember_published(
-            remembered, decisions, undecided, snapshot.at_s, policy, memory
-        ),
-        replicas=peaks,
+        variants=_remember_published(variants, decisions, snapshot.at_s, policy),
+        models=models,
+        replicas=pages.replicas,
+        prior_scale=memory.prior_scale,
     )
     return Plan(snapshot.at_s, decisions, undecided, tuple(loads)), after
 
 
-def _model(state: VariantState) -> tuple[str, str, VariantKey]:
-    variant = state.variant
-    return variant.key.namespace, variant.model_id, variant.key
+def _model(state: VariantState) -> ModelKey:
+    return state.variant.key.namespace, state.variant.model_id
 
 
-def _counts(
-    load: ModelLoad, states: Sequence[VariantState], policy: Policy, *, step: float | None
+def _wanted(
+    load: ModelLoad, states: Sequence[VariantState], policy: Policy
 ) -> Mapping[VariantKey, int]:
-    """Return the counts that the load asks for, moving by ``step`` of capacity at most."""
-    most = math.inf if step is None else step
-    shortage, surplus = min(load.shortage, most), min(load.surplus, most)
-    if shortage == surplus == 0:
-        return {state.variant.key: state.spec_replicas or 0 for state in states}
-    options = []
-    have = 0.0
+    """Return the counts that the load asks for now, moving by its step at most."""
+    if load.shortage > 0:
+        need = load.need if load.step is None else min(load.need, load.supply + load.step)
+        return _raised(load, need, states, policy)
+    if load.surplus > 0:
+        keep = max(load.need, load.keep)
+        if load.step is not None:
+            keep = max(keep, load.supply - load.step)
+        return _lowered(load, keep, states, policy)
+    return {state.variant.key: state.spec_replicas or 0 for state in states}
+
+
+def _raised(
+    load: ModelLoad, need: float, states: Sequence[VariantState], policy: Policy
+) -> Mapping[VariantKey, int]:
+    """Return the cheapest counts that carry a need, none below what there is."""
+    bounds = []
     for state in states:
-        variant = state.variant
+        current, highest = state.spec_replicas or 0, state.variant.max_replicas
+        ceiling = current + policy.max_up_step
+        if highest is not None:
+            ceiling = min(ceiling, highest)
+        bounds.append((current, max(current, ceiling)))
+    return _covered(load, need, states, bounds, policy)
+
+
+def _lowered(
+    load: ModelLoad, keep: float, states: Sequence[VariantState], policy: Policy
+) -> Mapping[VariantKey, int]:
+    """Return the cheapest counts that still carry so much, none above what there is.
+
+    A model's last replica stays: only the rule that lets it sleep takes that one.
+    """
+    bounds = []
+    for state in states:
         current = state.spec_replicas or 0
-        have += load.capacity[variant.key] * current
-        lowest = highest = current
-        if shortage > 0:
-            ceiling = current + policy.max_up_step
-            if variant.max_replicas is not None:
-                ceiling = min(ceiling, variant.max_replicas)
-            highest = max(current, ceiling)
-        elif surplus > 0:
-            lowest = min(current, variant.min_replicas)
-        options.append(
-            Option(
-                variant.key,
-                load.capacity[variant.key],
-                variant.cost_per_h,
-                current,
-                lowest,
-                highest,
-            )
+        bounds.append((min(current, state.variant.min_replicas), current))
+    counts = _covered(load, keep, states, bounds, policy)
+    if any(counts.values()) or not any(current for _, current in bounds):
+        return counts
+    least = min(load.capacity[s.variant.key] for s in states if s.spec_replicas)
+    return _covered(load, least * load.utilization.lowest / 2, states, bounds, policy)
+
+
+def _covered(
+    load: ModelLoad,
+    need: float,
+    states: Sequence[VariantState],
+    bounds: Sequence[tuple[int, int]],
+    policy: Policy,
+) -> Mapping[VariantKey, int]:
+    options = [
+        Option(
+            key=state.variant.key,
+            capacity=load.capacity[state.variant.key],
+            cost_per_h=state.variant.cost_per_h,
+            current=state.spec_replicas or 0,
+            lowest=lowest,
+            highest=highest,
         )
-    return allocate(have + shortage - surplus, options, change_penalty=policy.change_penalty)
+        for state, (lowest, highest) in zip(states, bounds, strict=True)
+    ]
+    asked_for = sum(option.capacity * option.current for option in options)
+    return cover(
+        need,
+        options,
+        utilization=load.utilization,
+        absent=asked_for - load.present,
+        change_penalty=policy.change_penalty,
+    )
+
+
+def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory) -> ModelMemory:
+    """Return the model's past with what its load has to keep now.
+
+    A model seen for the first time keeps what it has: what is not known never looks like a small
+    need later.
+    """
+    if past.analysis != load.analysis:
+        kept = Window().add(at_s, max(load.keep, load.supply), span_s=LONGEST_WINDOW_S)
+        return replace(past, analysis=load.analysis, kept=kept)
+    return replace(
+        past, kept=past.kept.add(at_s, load.keep, span_s=max(load.window_s, LONGEST_WINDOW_S))
+    )
 
 
 def _undisputed(state: VariantState) -> Decision:
@@ -138,36 +215,13 @@ def _signalled(decision: Decision, state: VariantState) -> Decision:
     return replace(decision, value_milli=signal.value_milli)
 
 
-def _remember_need(
-    state: VariantState, needed: int, at_s: float, policy: Policy, memory: Memory
-) -> VariantMemory:
-    """Return the variant's past with this cycle's need.
-
-    A variant seen for the first time needs what it has, and so does one that is not wholly seen:
-    what is not known never looks like a small need later.
-    """
-    past = memory.variants.get(state.variant.key)
-    if past is None or blind_reasons(state, at_s, policy):
-        needed = max(needed, state.spec_replicas or 0)
-    past = past or VariantMemory()
-    return replace(past, needs=past.needs.add(at_s, needed, span_s=policy.scale_down_window_s))
-
-
 def _remember_published(
-    remembered: Mapping[VariantKey, VariantMemory],
-    decisions: Decisions,
-    undecided: Mapping[VariantKey, str],
-    at_s: float,
-    policy: Policy,
-    memory: Memory,
+    variants: Mapping[VariantKey, VariantMemory], decisions: Decisions, at_s: float, policy: Policy
 ) -> Mapping[VariantKey, VariantMemory]:
-    after = {
-        key: replace(
-            past,
-            published=past.published.add(at_s, decisions[key].desired, span_s=policy.down_period_s),
-        )
-        for key, past in remembered.items()
-    }
-    # A variant whose count could not be read this time keeps its past.
-    after |= {key: memory.variants[key] for key in undecided if key in memory.variants}
-    return dict(sorted(after.items()))
+    """Return the past of the variants; one whose count could not be read keeps the one it had."""
+    after = dict(sorted(variants.items()))
+    for key, decision in decisions.items():
+        past = after[key]
+        published = past.published.add(at_s, decision.desired, span_s=policy.down_period_s)
+        after[key] = replace(past, published=published)
+    return after

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-Analysis = Literal["saturation"]
-ANALYSES: tuple[str, ...] = get_args(Analysis)
+from wva_adapter.core.load import Utilization
+
+Analysis = Literal["demand", "saturation", "tokens"]
+ServiceLevel = Literal["frugal", "balanced", "premium"]
+
+LONGEST_WINDOW_S = 300.0
+"""How long a need is remembered where nothing says that it may be forgotten earlier."""
+SHORTEST_WINDOW_S = 120.0
+"""How long it is remembered where the forecast is certain."""
+
+
+_LEVELS: Mapping[str, tuple[Utilization, float]] = {
+    "frugal": (Utilization(), 0.95),
+    "balanced": (Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.98),
+    "premium": (Utilization(slack=0.45, lowest=0.70, highest=0.90), 0.995),
+}
+"""Of each service level: the share of their capacity that replicas are loaded with, and the share of
+the demand that is covered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,13 +32,27 @@ class Policy:
 
     Attributes:
         analysis: Which analysis turns samples into load.
+        slo_ttft_s: Time to first token that requests should have.
+        slo_itl_s: Inter-token latency that they should have.
+        service_level: One word for what follows: ``frugal``, ``balanced`` or ``premium``.
+        utilization: Share of its capacity that a replica is loaded with, above 0 and at most 1;
+            ``None`` lets the service level and the number of replicas choose.
+        attainment: Share of the demand of a lead time to cover, 0 to 1; ``None`` lets the service
+            level choose.
+        assumed_start_s: From a pod's creation until it is ready, before any was seen to start.
+        hpa_sync_s: How often autoscalers look.
         kv_cache_threshold: KV-cache usage from which a replica counts as saturated, 0 to 1.
         queue_length_threshold: Queued requests from which a replica counts as saturated.
         kv_spare_trigger: Mean spare KV-cache usage below which one replica is added, 0 to 1.
         queue_spare_trigger: Mean spare queue length below which one replica is added.
+        scale_up_threshold: Share of the token capacity, ready and on its way, above which replicas
+            are added (``tokens``).
+        scale_down_boundary: Share of the remaining token capacity that a scale-down may fill
+            (``tokens``).
         peak_window_s: A replica's usage and queue are the peaks of this many seconds.
         stale_after_s: A page older than this says nothing about now (three scrapes).
-        scale_down_window_s: Down only to the largest need of this many seconds.
+        scale_down_window_s: Down only to the largest need of this many seconds; ``None`` lets the
+            analysis choose, up to ``LONGEST_WINDOW_S``.
         max_down_share: Largest share of a variant's replicas removed per ``down_period_s``; one
             replica may always go.
         down_period_s: The period of ``max_down_share``.
@@ -33,30 +64,47 @@ class Policy:
         ValueError: A value is out of its range, or contradicts another.
     """
 
-    analysis: Analysis = "saturation"
+    analysis: Analysis = "demand"
+    slo_ttft_s: float = 2.0
+    slo_itl_s: float = 0.060
+    service_level: ServiceLevel = "balanced"
+    utilization: float | None = None
+    attainment: float | None = None
+    assumed_start_s: float = 120.0
+    hpa_sync_s: float = 15.0
     kv_cache_threshold: float = 0.80
     queue_length_threshold: float = 5.0
     kv_spare_trigger: float = 0.10
     queue_spare_trigger: float = 3.0
+    scale_up_threshold: float = 0.85
+    scale_down_boundary: float = 0.70
     peak_window_s: float = 60.0
     stale_after_s: float = 15.0
-    scale_down_window_s: float = 300.0
+    scale_down_window_s: float | None = None
     max_down_share: float = 0.25
     down_period_s: float = 15.0
     max_up_step: int = 8
     change_penalty: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.analysis not in ANALYSES:
-            raise ValueError(f"analysis {self.analysis!r}, want one of: {', '.join(ANALYSES)}")
+        for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):
+            found = getattr(self, name)
+            if found not in get_args(known):
+                raise ValueError(f"{name} {found!r}, want one of: {', '.join(get_args(known))}")
         for field in fields(self):
             value = getattr(self, field.name)
             # Written so that NaN, which compares false with everything, is refused too.
-            if field.name != "analysis" and not 0 <= value < float("inf"):
+            if value is None or isinstance(value, str):
+                continue
+            if not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name} {value}, want a finite number of at least 0")
-        for name in ("kv_cache_threshold", "max_down_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}, want above 0 and at most 1")
+        for name in ("kv_cache_threshold", "max_down_share", "utilization", "attainment"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"{name} {share}, want above 0 and at most 1")
+        for name in ("slo_ttft_s", "slo_itl_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)}, want above 0")
         if self.max_up_step < 1:
             raise ValueError(f"max_up_step {self.max_up_step}, want at least 1")
         if not self.kv_spare_trigger < self.kv_cache_threshold:
@@ -71,3 +119,25 @@ class Policy:
                 f"queue_spare_trigger={self.queue_spare_trigger}, "
                 f"queue_length_threshold={self.queue_length_threshold}"
             )
+        if not 0 < self.scale_down_boundary < self.scale_up_threshold <= 1:
+            raise ValueError(
+                "want 0 < scale_down_boundary < scale_up_threshold <= 1, got "
+                f"scale_down_boundary={self.scale_down_boundary}, "
+                f"scale_up_threshold={self.scale_up_threshold}"
+            )
+
+    def window_s(self, confidence: float = 0.0) -> float:
+        """Return how many seconds a need is remembered, given how sure its forecast is, 0 to 1."""
+        if self.scale_down_window_s is not None:
+            return self.scale_down_window_s
+        return LONGEST_WINDOW_S * (1 - confidence) + SHORTEST_WINDOW_S * confidence
+
+    def staffing(self) -> Utilization:
+        """Return which share of their capacity replicas are loaded with."""
+        if self.utilization is not None:
+            return Utilization(0.0, self.utilization, self.utilization)
+        return _LEVELS[self.service_level][0]
+
+    def attained(self) -> float:
+        """Return the share of a lead time's demand to cover."""
+        return _LEVELS[self.service_level][1] if self.attainment is None else self.attainment

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import VariantMemory
+from wva_adapter.core.memory import ModelKey, ModelMemory, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.snapshot import VariantState
@@ -26,7 +26,9 @@ class Case:
         states: The variants as they stand.
         loads: Per variant, the load of its model.
         wanted: Counts of the allocation, one step at most.
-        memory: Per variant, its past; the needs of this cycle are already in it.
+        floors: Counts that carry what had to be kept within the scale-down window.
+        models: Per namespace and model, its past with this cycle in it.
+        memory: Per variant, its past.
     """
 
     at_s: float
@@ -34,6 +36,8 @@ class Case:
     states: Mapping[VariantKey, VariantState]
     loads: Mapping[VariantKey, ModelLoad]
     wanted: Mapping[VariantKey, int]
+    floors: Mapping[VariantKey, int]
+    models: Mapping[ModelKey, ModelMemory]
     memory: Mapping[VariantKey, VariantMemory]
 
 
@@ -96,12 +100,14 @@ def settle_down(decisions: Decisions, case: Case) -> Decisions:
         memory = case.memory[key]
         reasons = []
         floor = decision.desired
-        needed = memory.needs.largest(case.at_s, span_s=policy.scale_down_window_s)
-        if needed is not None and needed > floor:
-            floor = int(needed)
+        if case.floors[key] > floor:
+            floor = case.floors[key]
+            load = case.loads[key]
+            kept = case.models[load.namespace, load.model_id].kept
+            most = kept.largest(case.at_s, span_s=load.window_s)
             reasons.append(
-                f"{needed:g} needed within the last {policy.scale_down_window_s:g} s "
-                "(scale_down_window)"
+                f"{floor} needed within the last {load.window_s:.0f} s (scale_down_window): "
+                f"{most:.4g} {load.unit}"
             )
         published = memory.published.largest(case.at_s, span_s=policy.down_period_s)
         if published is not None:

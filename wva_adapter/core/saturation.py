@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from wva_adapter.core.load import ModelLoad
@@ -65,6 +65,8 @@ def blind_reason(replica: ReplicaState, at_s: float, policy: Policy) -> str | No
         return f"last page {age_s:.0f} s old, at most {policy.stale_after_s:g} s count"
     if read_fill(sample) is None:
         return "its page has no KV-cache usage or no queue"
+    if policy.analysis == "tokens" and not sample.kv_cache_tokens and not sample.unused:
+        return "its page has no KV-cache size"
     return None
 
 
@@ -91,7 +93,8 @@ def remember_peaks(
             fill, sample = read_fill(replica.sample), replica.sample
             if fill is not None and sample is not None and sample.at_s > memory.read_at_s:
                 span_s = policy.peak_window_s
-                memory = ReplicaMemory(
+                memory = replace(
+                    memory,
                     kv_cache_usage=memory.kv_cache_usage.add(
                         sample.at_s, fill.kv_cache_usage, span_s=span_s
                     ),
@@ -151,17 +154,20 @@ def analyze_saturation(
     if asleep:
         notes.append(f"{asleep} asleep")
     variants = [state.variant for state in states]
+    present = float(len(seen) + len(unseen) - fresh + starting)
     return ModelLoad(
         namespace=variants[0].key.namespace,
         model_id=variants[0].model_id,
         analysis="saturation",
         unit="replicas",
         demand=sum(fill.replicas(policy) for fill in seen + unseen) if seen else None,
-        supply=float(len(seen) + len(unseen) - fresh + starting),
+        need=present + (shortage or -surplus),
+        keep=present - surplus,
+        present=present,
+        replicas=sum(state.spec_replicas or 0 for state in states),
         capacity={variant.key: 1.0 for variant in variants},
-        shortage=float(shortage),
-        surplus=float(surplus),
         step=1.0,
+        window_s=policy.window_s(),
         binding="; ".join(notes),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from wva_adapter.core.fleet import Variant
+from wva_adapter.core.fleet import NodeState, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,9 @@ class ReplicaState:
         created_at_s: Unix time of its creation; ``None`` where nothing says.
         ready_at_s: Unix time from which it serves; ``None`` where nothing says.
         sample: Its last page, however old; ``None`` if none was ever read.
+        node: The node that it runs on; ``None`` where it has none yet, or nothing says.
+        unscheduled: Why it has no node, as the scheduler puts it: ``Unschedulable``,
+            ``SchedulingGated``; ``None`` where nothing says.
         problem: Why its latest scrape brought nothing; ``None`` if it brought a page.
     """
 
@@ -111,6 +114,8 @@ class ReplicaState:
     ready_at_s: float | None = None
     sample: ReplicaSample | None = None
     problem: str | None = None
+    node: str | None = None
+    unscheduled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ class VariantState:
         status_replicas: The count its scale target reports; ``None`` if that could not be read.
         replicas: Every replica that exists, terminating ones too; names are unique.
         problem: What is wrong with the variant as a whole; ``None`` where nothing is.
+        refused: Why pods that its target asks for are not made (a quota); ``None`` where they are.
     """
 
     variant: Variant
@@ -129,6 +135,7 @@ class VariantState:
     status_replicas: int | None = None
     replicas: tuple[ReplicaState, ...] = ()
     problem: str | None = None
+    refused: str | None = None
 
     @property
     def ready(self) -> tuple[ReplicaState, ...]:
@@ -168,11 +175,13 @@ class Snapshot:
         at_s: Unix time at which it was put together; the only "now" the core knows.
         variants: One state per variant, keys unique. Their order carries no meaning.
         gateways: What gateways report, at most one per namespace and model.
+        nodes: The nodes with accelerators, names unique; ``None`` where they could not be read.
     """
 
     at_s: float
     variants: tuple[VariantState, ...] = ()
     gateways: tuple[GatewayState, ...] = ()
+    nodes: tuple[NodeState, ...] | None = None
 
     def __post_init__(self) -> None:
         seen = set()

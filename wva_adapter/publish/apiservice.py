@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,11 @@ _LOOK_EVERY_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
 _CALM_S: Final = 120.0
+# Longer than all replicas take until they have read the same new files.
+_OVERLAP_S: Final = 600.0
+_CERTIFICATE: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL
+)
 
 
 class ServiceAddress(NamedTuple):
@@ -159,6 +165,9 @@ class ApiService(msgspec.Struct, frozen=True):
 class ApiServiceKeeper:
     """Follows the object, keeps our authorities in it while it is ours, and tells who was before.
 
+    More authorities than ours may stand there for ten minutes: where replicas change their
+    authority one after the other, each would take the other's away.
+
     Another writer of caBundle cannot be outrun: each write of ours is an event that it answers. So
     writes that follow each other become rare, and the log says who the other one is.
 
@@ -202,6 +211,15 @@ class ApiServiceKeeper:
         self._tried_at_s = 0.0
         self._written: bytes | None = None
         self._pause_s = 0.0
+        self._more: bytes | None = None
+        self._more_since_s = 0.0
+
+    def is_announced(self, ca_pem: bytes) -> bool:
+        """Return whether kube-apiserver trusts these authorities, or has no reason to."""
+        found = self._watch.objects.get(ObjectKey("", API_SERVICE))
+        if found is None or found.spec.insecure or not is_same_service(found.owner, self._ours):
+            return True
+        return certificates_in(ca_pem) <= certificates_in(found.ca_bundle)
 
     async def run(self) -> None:
         """Follow the object until cancelled."""
@@ -260,8 +278,14 @@ class ApiServiceKeeper:
     async def _keep(self, found: ApiService) -> None:
         wanted = self._ca_bundle()
         if wanted is None or found.spec.insecure or found.ca_bundle == wanted:
+            self._more = None
             return
         now = self._clock()
+        if certificates_in(wanted) and certificates_in(wanted) <= certificates_in(found.ca_bundle):
+            if self._more != found.ca_bundle:
+                self._more, self._more_since_s = found.ca_bundle, now
+            if now - self._more_since_s < _OVERLAP_S:
+                return
         again, since_s = wanted == self._tried, now - self._tried_at_s
         if again and since_s < self._pause_s:
             return
@@ -299,6 +323,11 @@ class ApiServiceKeeper:
         await self._api.send(
             "PATCH", API_SERVICE_PATH, patch, content_type="application/merge-patch+json"
         )
+
+
+def certificates_in(pem: bytes) -> frozenset[bytes]:
+    """Return the certificates of a PEM text, whatever stands between them."""
+    return frozenset(b"".join(body.split()) for body in _CERTIFICATE.findall(pem))
 
 
 def is_same_service(owner: ServiceAddress | None, ours: ServiceAddress) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -114,6 +114,14 @@ class ServingPair:
                 raise ConfigError(
                     f"certificate {self.cert_file} cannot be served with: {error.reason}"
                 ) from error
+
+    def is_trusted_by(self, ca_pem: bytes) -> bool:
+        """Return whether a caller that knows these authorities alone accepts the certificate."""
+        try:
+            replace(self, ca_pem=ca_pem).rehearse(())
+        except ConfigError:
+            return False
+        return True
 
     def _in_words(self, error: ssl.SSLCertVerificationError, name: str | None) -> str:
         if error.verify_code in _OTHER_NAME:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from wva_adapter.errors import ConfigError
 from wva_adapter.serve.pair import ServingPair
 
 log = logging.getLogger(__name__)
+
+_ANNOUNCED_EVERY_S: Final = 2.0
+_LONGEST_OVERLAP_S: Final = 60.0
 
 
 class ServingTls:
@@ -22,6 +27,10 @@ class ServingTls:
     Args:
         find_pair: Returns the certificate to serve with as it is now, or raises ``ConfigError``.
         check_period_s: How often ``run`` asks for it.
+        is_announced: Whether callers were told of these authorities (PEM). A certificate that is
+            not accepted by who knows the former authorities waits for that, a minute at most;
+            without this nothing waits.
+        clock: Seconds on any scale.
 
     Raises:
         ConfigError: There is no certificate to begin with.
@@ -32,9 +41,14 @@ class ServingTls:
         find_pair: Callable[[], ServingPair],
         *,
         check_period_s: float = 30.0,
+        is_announced: Callable[[bytes], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._find_pair = find_pair
         self._check_period_s = check_period_s
+        self._is_announced = is_announced
+        self._clock = clock
+        self._next: _Next | None = None
         self._client_cas = b""
         self._pair = find_pair()
         self._current = server_context(self._pair)
@@ -52,6 +66,17 @@ class ServingTls:
         """What new connections are served with."""
         return self._pair
 
+    @property
+    def authorities(self) -> bytes | None:
+        """What callers must trust (PEM): also those of a certificate that waits to be served.
+
+        ``None`` where the operator's certificate says no CA.
+        """
+        if self._next is None:
+            return self._pair.ca_pem
+        both = (self._pair.ca_pem or b"", self._next.pair.ca_pem or b"")
+        return b"\n".join(pem.strip() for pem in both) + b"\n"
+
     def trust_clients(self, pem: bytes) -> None:
         """Verify the certificates of clients against these authorities from now on, and no others.
 
@@ -61,20 +86,27 @@ class ServingTls:
         Raises:
             ConfigError: It is no PEM bundle; what was trusted stays trusted.
         """
-        self._current = server_context(self._pair, pem)
-        self._client_cas = pem
+        # The files of a former pair are those of the next one by now.
+        pair = self._pair if self._next is None else self._next.pair
+        self._current = server_context(pair, pem)
+        self._client_cas, self._pair, self._next = pem, pair, None
 
     async def run(self) -> None:
         """Look for a new certificate until cancelled."""
         while True:
-            await asyncio.sleep(self._check_period_s)
+            waits = self._next is not None
+            await asyncio.sleep(
+                min(_ANNOUNCED_EVERY_S, self._check_period_s) if waits else self._check_period_s
+            )
             await self.look()
 
     async def look(self) -> None:
         """Take the certificate as it is now; one that cannot be used leaves the last good one."""
         try:
             pair = await asyncio.to_thread(self._find_pair)
-            if pair != self._pair:
+            if pair == self._pair:
+                self._next = None
+            elif not await self._waits(pair):
                 self._take(pair)
         except ConfigError as error:
             if str(error) != self._problem:
@@ -83,9 +115,33 @@ class ServingTls:
         else:
             self._problem = ""
 
+    async def _waits(self, pair: ServingPair) -> bool:
+        """Return whether the pair is to be served later, once callers know who signed it."""
+        known, wanted, now_s = self._pair.ca_pem, pair.ca_pem, self._clock()
+        if self._is_announced is None or known is None or wanted is None:
+            return False
+        if self._next is None or self._next.pair != pair:
+            if await asyncio.to_thread(pair.is_trusted_by, known):
+                return False
+            self._next = _Next(pair, now_s + _LONGEST_OVERLAP_S)
+            log.info(
+                "certificate waits until callers know its CA", extra={"file": str(pair.cert_file)}
+            )
+            return True
+        # Whoever reads what is announced needs a moment for it: one more look.
+        before, self._next.announced = self._next.announced, self._is_announced(wanted)
+        if not before and now_s < self._next.until_s:
+            return True
+        if not before:
+            log.warning(
+                "certificate taken although its CA was not announced",
+                extra={"waited_s": _LONGEST_OVERLAP_S},
+            )
+        return False
+
     def _take(self, pair: ServingPair) -> None:
         context = server_context(pair, self._client_cas)
-        self._pair, self._current = pair, context
+        self._pair, self._current, self._next = pair, context, None
         log.info(
             "certificate taken",
             extra={"file": str(pair.cert_file), "valid_until": pair.valid_until.isoformat()},
@@ -102,6 +158,15 @@ class ServingTls:
 
         context.sni_callback = hand_over
         return context
+
+
+@dataclass(slots=True)
+class _Next:
+    """A certificate that waits, and until when at most."""
+
+    pair: ServingPair
+    until_s: float
+    announced: bool = False
 
 
 def server_context(pair: ServingPair, client_cas: bytes = b"") -> ssl.SSLContext:

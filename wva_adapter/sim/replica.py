@@ -12,7 +12,7 @@ from collections import deque
 from heapq import heappop, heappush
 
 from wva_adapter.sim.hardware import Hardware
-from wva_adapter.sim.request import Counters, Observer, Progress, Request
+from wva_adapter.sim.request import FULL_BATCH, Counters, Observer, Progress, Request
 
 TOKEN_BUDGET = 8192
 """Most tokens in one step, of decoding requests and prefill chunks together."""
@@ -132,6 +132,11 @@ class Replica:
     def kv_tokens(self) -> int:
         """Tokens that the KV cache holds, or has set aside for prompts in work."""
         return self._kv_decoding + self._kv_prefilling
+
+    @property
+    def queued(self) -> int:
+        """Requests that have no place in the batch now."""
+        return len(self._waiting)
 
     @property
     def longest_tokens(self) -> int:
@@ -283,6 +288,8 @@ class Replica:
         counters.generation_tokens += tokens
         counters.itl_count += tokens
         counters.itl_sum_s += batch * duration_s
+        counters.decode_steps_s += duration_s
+        counters.decode_load_s += duration_s * min(1.0, batch / FULL_BATCH)
         if self.observer is not None:
             self.observer.on_steps(count, batch, self._first_s, self._growth_s, 0)
         self._begin_s += duration_s
@@ -300,6 +307,7 @@ class Replica:
         counters.generation_tokens += batch
         counters.itl_count += batch
         counters.itl_sum_s += batch * step_s
+        counters.prefill_steps_s += step_s
         prompts_tokens = 0
         joined = 0
         unfinished: list[tuple[Request, int]] = []

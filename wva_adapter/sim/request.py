@@ -38,12 +38,21 @@ class Request:
     paused_s: float = 0.0
 
 
+FULL_BATCH = 128
+"""Decoding requests from which a step draws no more power."""
+
+
 @dataclass(slots=True)
 class Counters:
     """What a replica has done since it started, as an engine's page counts it.
 
     Prompt tokens count when their prefill ends, and not again after a preemption. An inter-token
     latency is counted for every token but a request's first.
+
+    Attributes:
+        prefill_steps_s: Seconds of steps in which prompts were worked on.
+        decode_steps_s: Seconds of all other steps.
+        decode_load_s: The same, each second times its batch by ``FULL_BATCH``, 1 at most.
     """
 
     steps: int = 0
@@ -58,6 +67,9 @@ class Counters:
     itl_count: int = 0
     finished_prompt_tokens: int = 0
     finished_output_tokens: int = 0
+    prefill_steps_s: float = 0.0
+    decode_steps_s: float = 0.0
+    decode_load_s: float = 0.0
 
 
 class Progress(NamedTuple):

@@ -35,6 +35,50 @@ def arrivals(
     return np.sort(np.concatenate(times)) if times else np.empty(0)
 
 
+def modulated(
+    states: Sequence[tuple[float, float]], span_s: float, generator: np.random.Generator
+) -> list[tuple[float, float]]:
+    """Return a schedule that jumps between rates, each held for a while that nobody knows.
+
+    Args:
+        states: Rates per second, and mean seconds for which each is held; it begins with the
+            first, and each of the others may come next.
+        span_s: How long it is.
+        generator: Of holds and of what comes next.
+    """
+    schedule: list[tuple[float, float]] = []
+    at_s, state = 0.0, 0
+    while at_s < span_s:
+        rate, mean_s = states[state]
+        end_s = min(span_s, at_s + float(generator.exponential(mean_s)))
+        schedule += [(at_s, rate), (end_s, rate)]
+        others = [index for index in range(len(states)) if index != state]
+        at_s, state = end_s, others[int(generator.integers(len(others)))]
+    return schedule
+
+
+def wave(
+    mean: float, swing: float, period_s: float, span_s: float, *, step_s: float = 10.0
+) -> list[tuple[float, float]]:
+    """Return the schedule ``mean − swing · cos(2πt/period)``, straight between steps."""
+    count = math.ceil(span_s / step_s)
+    times = [min(span_s, index * step_s) for index in range(count + 1)]
+    return [(t, mean - swing * math.cos(2 * math.pi * t / period_s)) for t in times]
+
+
+def normal_lengths(
+    mean: float,
+    deviation: float,
+    least: int,
+    most: int,
+    count: int,
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Return ``count`` normally distributed lengths in tokens, moved into the bounds."""
+    drawn = generator.normal(mean, deviation, count)
+    return np.clip(np.rint(drawn), least, most).astype(np.int64)
+
+
 def lengths(
     mean: float, variation: float, most: int, count: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:

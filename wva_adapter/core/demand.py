@@ -1,0 +1,305 @@
+"""Requests per second that may come before help is there, against what replicas serve within the SLO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from wva_adapter.core.capacity import Fit, Times, fresh_fit
+from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.forecast import Forecast, forecast
+from wva_adapter.core.interval import unusable
+from wva_adapter.core.leads import coming, remember_starts, start_s
+from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
+from wva_adapter.core.pages import Pages
+from wva_adapter.core.policy import Policy
+from wva_adapter.core.priors import generic_prior, scaled_prior
+from wva_adapter.core.service_rate import ServiceRate, Shape, Slo, service_rate
+from wva_adapter.core.snapshot import GatewayState, VariantState
+
+BACKLOG_DRAIN_S = 60.0
+"""A backlog is to be worked off within so long, beside the demand."""
+
+PATIENCE_S = 100.0
+"""Who has waited for so long gives up, so no backlog is longer than what arrives in it."""
+
+REMOVAL_MARGIN = 1.05
+"""After a removal the fleet carries so many times the largest demand of the window."""
+
+_SHORTEST_CYCLE_S = 4.0
+"""Cycles that an onset brought forward are too short to count arrivals in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What replicas of one model did and hold now.
+
+    Attributes:
+        arrivals: Requests since the arrivals were counted last; ``None`` where nothing tells.
+        span_s: How long that is.
+        waiting: Requests in the queues of engines and gateway.
+        stuck: Replicas in which requests wait and nothing moves.
+        asleep: Replicas whose engine sleeps.
+    """
+
+    arrivals: float | None
+    span_s: float
+    waiting: float
+    stuck: frozenset[tuple[VariantKey, str]]
+    asleep: frozenset[tuple[VariantKey, str]]
+
+
+def analyze_demand(
+    states: Sequence[VariantState],
+    pages: Pages,
+    gateway: GatewayState | None,
+    at_s: float,
+    policy: Policy,
+    memory: Memory,
+    past: ModelMemory,
+) -> tuple[ModelLoad, ModelMemory, Mapping[VariantKey, VariantMemory]]:
+    """Return the load of one model, in requests per second, and what it taught.
+
+    Args:
+        states: The variants of one model, at least one.
+        pages: What their pages say, and said.
+        gateway: What the gateway in front of them reports; ``None`` where there is none.
+        at_s: Unix time now.
+        policy: SLO, service level, windows.
+        memory: The past of variants.
+        past: The past of the model.
+    """
+    seen = _look(states, pages, gateway, past, at_s)
+    learned = (
+        past
+        if seen.arrivals is None
+        else replace(past, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s))
+    )
+    news = [done for state in states for _, done in pages.news.get(state.variant.key, ())]
+    learned = replace(learned, gateway=gateway, shape=past.shape.learn(news))
+    variants = _learn(states, pages, memory)
+    rates = {
+        state.variant.key: _rate(state, variants[state.variant.key], learned.shape, policy)
+        for state in states
+    }
+    capacity = {key: rate.rate_per_s for key, rate in rates.items()}
+    utilization = policy.staffing()
+    cheapest = min(
+        states, key=lambda s: (s.variant.cost_per_h / capacity[s.variant.key], s.variant.key)
+    ).variant.key
+    lead_s = start_s(variants[cheapest].starts, policy) + policy.hpa_sync_s
+    expected = forecast(learned.arrivals, at_s, lead_s=lead_s, attainment=policy.attained())
+    ready, on_their_way = _supply(states, variants, capacity, seen, at_s, policy)
+    present = ready + sum(rate * share for _, rate, share in on_their_way)
+    replicas = sum(state.spec_replicas or 0 for state in states)
+    base = expected.base(capacity[cheapest], utilization.of(replicas))
+    arriving = max(expected.level_per_s, expected.rate_per_s)
+    backlog = _carried(seen.waiting, arriving, ready, on_their_way, lead_s)
+    need = base + backlog / BACKLOG_DRAIN_S
+    supply = present * utilization.of(replicas)
+    if seen.waiting >= 1:
+        # What is on its way is credited for the backlog: taken literally, that would cancel it.
+        need = max(need, supply)
+    known = learned.arrivals.at_s is not None
+    load = ModelLoad(
+        namespace=states[0].variant.key.namespace,
+        model_id=states[0].variant.model_id,
+        analysis="demand",
+        unit="req/s",
+        demand=expected.rate_per_s if known else None,
+        need=need if known else supply,
+        keep=REMOVAL_MARGIN * base + expected.sigma_per_s if known else supply,
+        present=present,
+        replicas=replicas,
+        capacity=capacity,
+        window_s=policy.window_s(expected.confidence),
+        utilization=utilization,
+        binding=_binding(base, backlog, need, supply, seen, utilization.of(replicas)),
+        notes=_notes(expected, rates, seen),
+    )
+    return load, learned, variants
+
+
+def _look(
+    states: Sequence[VariantState],
+    pages: Pages,
+    gateway: GatewayState | None,
+    past: ModelMemory,
+    at_s: float,
+) -> Seen:
+    waiting = 0.0
+    rate: float | None = None
+    stuck, asleep = set(), set()
+    for state in states:
+        for replica in state.ready:
+            key, memory = (state.variant.key, replica.name), pages.of(state, replica)
+            if memory.page is not None and memory.page.awake is False:
+                asleep.add(key)
+            if pages.stuck(state, replica, at_s):
+                stuck.add(key)
+            elif memory.page is not None:
+                waiting += memory.page.queued_requests or 0.0
+            if memory.arrivals_per_s is not None:
+                rate = (rate or 0.0) + memory.arrivals_per_s
+    since_s = past.arrivals.at_s
+    # The first cycle that sees arrivals counts those of the interval between its pages.
+    span_s = _SHORTEST_CYCLE_S if since_s is None else at_s - since_s
+    fresh = any(pages.news.get(state.variant.key) for state in states)
+    arrivals = rate * span_s if rate is not None and fresh else None
+    if gateway is not None:
+        waiting += gateway.queued_requests or 0.0
+        arrivals, span_s = _through(gateway, past.gateway, arrivals, span_s)
+    if span_s < _SHORTEST_CYCLE_S:
+        arrivals = None
+    return Seen(arrivals, span_s, waiting, frozenset(stuck), frozenset(asleep))
+
+
+def _through(
+    now: GatewayState, before: GatewayState | None, arrivals: float | None, span_s: float
+) -> tuple[float | None, float]:
+    """Return the arrivals that a gateway counted; those of the replicas where it does not."""
+    if now.arrivals_total is None or before is None or before.arrivals_total is None:
+        return arrivals, span_s
+    grown = now.arrivals_total - before.arrivals_total
+    if grown < 0 or now.at_s <= before.at_s:
+        return (None, span_s) if grown >= 0 else (arrivals, span_s)
+    return grown, now.at_s - before.at_s
+
+
+def _learn(
+    states: Sequence[VariantState], pages: Pages, memory: Memory
+) -> Mapping[VariantKey, VariantMemory]:
+    """Return what is remembered of the variants, with what their new pages teach."""
+    learned: dict[VariantKey, VariantMemory] = {}
+    for state in states:
+        key = state.variant.key
+        past = memory.variants.get(key, VariantMemory())
+        usable = [done for r, done in pages.news.get(key, ()) if unusable(done, r) is None]
+        fit = past.fit
+        if fit is None or (fit.samples == 0 and not usable):
+            fit = fresh_fit(_prior(state, states, memory))
+        sizes = [
+            page.kv_cache_tokens
+            for replica in state.ready
+            if (page := pages.of(state, replica).page) and page.kv_cache_tokens
+        ]
+        learned[key] = replace(
+            past,
+            fit=fit.learn(usable),
+            kv_cache_tokens=median(sizes) if sizes else past.kv_cache_tokens,
+            starts=remember_starts(past, state),
+        )
+    return learned
+
+
+def _prior(state: VariantState, states: Sequence[VariantState], memory: Memory) -> Times:
+    """Return what to believe of a variant's speed before anything was seen of it."""
+    variant = state.variant
+    best: tuple[Fit, Variant] | None = None
+    for other in states:
+        fit = memory.variants.get(other.variant.key, VariantMemory()).fit
+        if fit is not None and fit.samples > (0 if best is None else best[0].samples):
+            best = fit, other.variant
+    if best is not None:
+        fit, sibling = best
+        return scaled_prior(
+            fit.times,
+            sibling.accelerator,
+            variant.accelerator,
+            from_devices=sibling.accelerators_per_replica,
+            to_devices=variant.accelerators_per_replica,
+        )
+    return generic_prior(variant.accelerator, variant.accelerators_per_replica).scaled(
+        memory.prior_scale
+    )
+
+
+def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Policy) -> ServiceRate:
+    fit = memory.fit
+    assert fit is not None  # every variant that was looked at has one
+    places = state.variant.max_num_seqs
+    if places is None and fit.full_batch is not None:
+        places = round(fit.full_batch)
+    return service_rate(
+        fit.times,
+        shape,
+        Slo(policy.slo_ttft_s, policy.slo_itl_s),
+        max_num_seqs=places,
+        kv_cache_tokens=memory.kv_cache_tokens,
+        context_tokens=fit.context_tokens,
+        prior=fit.prior,
+    )
+
+
+def _supply(
+    states: Sequence[VariantState],
+    variants: Mapping[VariantKey, VariantMemory],
+    capacity: Mapping[VariantKey, float],
+    seen: Seen,
+    at_s: float,
+    policy: Policy,
+) -> tuple[float, Sequence[tuple[float, float, float]]]:
+    """Return what ready replicas can serve, and of each on its way: when, how much, what counts."""
+    ready = 0.0
+    later: list[tuple[float, float, float]] = []
+    for state in states:
+        key = state.variant.key
+        serving = sum(
+            (key, r.name) not in seen.stuck and (key, r.name) not in seen.asleep
+            for r in state.ready
+        )
+        # More are ready than asked for while some are about to leave.
+        ready += capacity[key] * min(serving, state.spec_replicas or 0)
+        takes_s = start_s(variants[key].starts, policy)
+        later += [(after, capacity[key], share) for after, share in coming(state, takes_s, at_s)]
+    return ready, sorted(later)
+
+
+def _carried(
+    waiting: float,
+    arriving: float,
+    ready: float,
+    on_their_way: Sequence[tuple[float, float, float]],
+    lead_s: float,
+) -> float:
+    """Return the backlog at the moment when a replica that is ordered now would be ready."""
+    backlog, now_s, rate = waiting, 0.0, ready
+    for after_s, more, share in on_their_way:
+        if after_s >= lead_s:
+            break
+        backlog = max(0.0, backlog + (arriving - rate) * (after_s - now_s))
+        now_s, rate = after_s, rate + more * share
+    backlog = max(0.0, backlog + (arriving - rate) * (lead_s - now_s))
+    return min(backlog, arriving * PATIENCE_S)
+
+
+def _binding(
+    base: float, backlog: float, need: float, supply: float, seen: Seen, utilization: float
+) -> str:
+    parts = f"{base:.3g} req/s to be ready for"
+    if backlog >= 1:
+        parts += f" and {backlog:.0f} waiting to be served within {BACKLOG_DRAIN_S:.0f} s"
+    verb = ">" if need > supply else "≤"
+    words = (
+        f"{parts}: {need:.3g} {verb} {supply:.3g} req/s that replicas carry at {utilization:.0%}"
+    )
+    if seen.waiting >= 1:
+        words += f"; {seen.waiting:g} wait, so none goes"
+    return words
+
+
+def _notes(
+    expected: Forecast, rates: Mapping[VariantKey, ServiceRate], seen: Seen
+) -> tuple[str, ...]:
+    notes = [expected.why]
+    notes += [
+        f"{key.name}: {rate.rate_per_s:.3g} req/s per replica, {rate.binding}"
+        for key, rate in rates.items()
+    ]
+    for word, which in (("stuck", seen.stuck), ("asleep", seen.asleep)):
+        if which:
+            named = ", ".join(name for _, name in sorted(which))
+            notes.append(f"{word}, so neither supply nor demand: {named}")
+    return tuple(notes)

@@ -1,0 +1,141 @@
+"""The adapter in the simulated fleet: the same snapshot, the same ``plan()``, and an HPA that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from wva_adapter.core.fleet import Reader, Variant, VariantKey
+from wva_adapter.core.hpa import External, Scale
+from wva_adapter.core.hpa_sync import RECOMMENDED, Behavior, Bounds, HpaState, sync
+from wva_adapter.core.memory import Memory
+from wva_adapter.core.planner import plan
+from wva_adapter.core.policy import Policy
+from wva_adapter.core.snapshot import GatewayState, Phase, ReplicaState, Snapshot, VariantState
+from wva_adapter.sim.cluster import Deployed
+from wva_adapter.sim.observe import SCRAPE_PERIOD_S, Observatory
+from wva_adapter.sim.scaler import Metrics, VariantView
+from wva_adapter.sim.scenarios import Scenario
+
+NAMESPACE = "sim"
+
+_SYNCS_EVERY = 3
+"""The HPA looks at every third decision: each 15 s, where decisions come each 5 s."""
+
+
+class AdapterScaler:
+    """Decides with ``plan()`` each cycle; the HPA of each variant reads the value every 15 s.
+
+    Attributes:
+        last: The latest plan.
+
+    Args:
+        scenario: Whose fleet it is.
+        observatory: Whose pages it reads.
+        policy: How to decide.
+        behavior: What the HPAs allow.
+        prior_scale: By how much the times that are believed at first are off.
+        cycle_s: How often it decides; a whole part of the HPA's 15 s or a multiple of them.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        observatory: Observatory,
+        policy: Policy,
+        *,
+        behavior: Behavior | None = RECOMMENDED,
+        prior_scale: float = 1.0,
+        cycle_s: float = SCRAPE_PERIOD_S,
+    ) -> None:
+        self.period_s = cycle_s
+        self._policy = policy
+        self._behavior = behavior
+        self._observatory = observatory
+        self._gateway_tells = scenario.gateway_tells
+        self._variants = {d.name: _variant(d, behavior) for d in scenario.fleet}
+        self._model_id = next(iter(self._variants.values())).model_id
+        self._memory = Memory(prior_scale=prior_scale)
+        self._states: dict[str, HpaState] = {}
+        self._acts = 0
+        observatory.pages_wanted = True
+
+    def act(
+        self, now_s: float, fleet: Sequence[VariantView], metrics: Metrics
+    ) -> Mapping[str, int]:
+        """Decide; return the counts that the HPAs set, where it is their turn."""
+        self.last, self._memory = plan(self._snapshot(now_s, fleet), self._policy, self._memory)
+        self._acts += 1
+        if self._acts % max(1, round(_SYNCS_EVERY * SCRAPE_PERIOD_S / self.period_s)):
+            return {}
+        return {view.name: self._sync(now_s, view) for view in fleet}
+
+    def _snapshot(self, now_s: float, fleet: Sequence[VariantView]) -> Snapshot:
+        observatory = self._observatory
+        gateways: tuple[GatewayState, ...] = ()
+        if self._gateway_tells:
+            gateways = (
+                GatewayState(
+                    namespace=NAMESPACE,
+                    model_id=self._model_id,
+                    at_s=now_s,
+                    queued_requests=observatory.value("queue", now_s),
+                    arrivals_total=observatory.arrivals_total,
+                ),
+            )
+        return Snapshot(now_s, tuple(self._state(view) for view in fleet), gateways)
+
+    def _state(self, view: VariantView) -> VariantState:
+        pages = self._observatory.pages
+        replicas = tuple(
+            ReplicaState(
+                name=pod.name,
+                phase=pod.phase,
+                created_at_s=pod.created_at_s,
+                ready_at_s=pod.ready_at_s,
+                sample=pages.get(pod.name) if pod.phase is Phase.READY else None,
+                problem="not scraped yet"
+                if pod.phase is Phase.READY and pod.name not in pages
+                else None,
+            )
+            for pod in view.pods
+        )
+        return VariantState(
+            variant=self._variants[view.name],
+            spec_replicas=view.spec_replicas,
+            status_replicas=view.status_replicas,
+            replicas=replicas,
+        )
+
+    def _sync(self, now_s: float, view: VariantView) -> int:
+        decision = self.last.decisions.get(VariantKey(NAMESPACE, view.name))
+        values = () if decision is None else (decision.value_milli,)
+        synced = sync(
+            now_s,
+            Scale(view.spec_replicas, view.status_replicas, view.ready_replicas),
+            (External("wva_desired_replicas", values),),
+            Bounds(view.min_replicas, view.max_replicas),
+            self._behavior,
+            self._states.get(view.name, HpaState()),
+        )
+        self._states[view.name] = synced.state
+        return synced.replicas
+
+
+def _variant(deployed: Deployed, behavior: Behavior | None) -> Variant:
+    model_id, accelerator, tensor_parallel = deployed.hardware.name.split("/")
+    up = down = 0.1
+    if behavior is not None:
+        up = up if behavior.up.tolerance is None else behavior.up.tolerance
+        down = down if behavior.down.tolerance is None else behavior.down.tolerance
+    return Variant(
+        key=VariantKey(NAMESPACE, deployed.name),
+        model_id=model_id,
+        target=f"Deployment {deployed.name}",
+        accelerator=accelerator.upper(),
+        accelerators_per_replica=int(tensor_parallel.removeprefix("tp")),
+        cost_per_h=deployed.usd_per_h,
+        min_replicas=deployed.min_replicas,
+        max_replicas=deployed.max_replicas,
+        reader=Reader(f"HorizontalPodAutoscaler {deployed.name}", "AverageValue", 1.0, up, down),
+        max_num_seqs=deployed.max_num_seqs,
+    )

@@ -1,0 +1,117 @@
+"""What clients send, how long they wait, and what becomes of each request."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wva_adapter.sim.request import Request
+
+if TYPE_CHECKING:
+    from wva_adapter.sim.cluster import Pod
+
+_AT_ONCE = 1 << 14
+
+
+class Fate(IntEnum):
+    """What became of a request."""
+
+    PRESENT = 0
+    FINISHED = 1
+    TIMEOUT = 2
+    KILLED = 3
+    SHED = 4
+    NO_ENDPOINT = 5
+    TOO_LONG = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Requests as they come, in order of time.
+
+    Attributes:
+        arrived_s: Seconds, rising.
+        prompt_tokens: Lengths of prompts, as many.
+        output_tokens: Lengths of answers, as many.
+    """
+
+    arrived_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+
+    def __iter__(self) -> Iterator[tuple[float, int, int]]:
+        # In pieces: as lists, ten million requests would take a gigabyte.
+        for begin in range(0, len(self.arrived_s), _AT_ONCE):
+            piece = slice(begin, begin + _AT_ONCE)
+            yield from zip(
+                self.arrived_s[piece].tolist(),
+                self.prompt_tokens[piece].tolist(),
+                self.output_tokens[piece].tolist(),
+                strict=True,
+            )
+
+
+@dataclass(slots=True, eq=False)
+class Call(Request):
+    """One request as its client sees it.
+
+    Attributes:
+        index: Its place among all requests.
+        sent_s: When its client sent it.
+        deadline_s: When its client gives up.
+        fate: What became of it.
+        pod: Where it is; ``None`` while it is nowhere.
+    """
+
+    index: int = -1
+    sent_s: float = 0.0
+    deadline_s: float = 0.0
+    fate: Fate = Fate.PRESENT
+    pod: Pod | None = None
+
+
+class Fates:
+    """What became of every request, in order of arrival; times are ``nan`` where there is none."""
+
+    def __init__(self, count: int) -> None:
+        nothing = np.full(count, np.nan).tobytes()
+        self._sent_s = array("d", nothing)
+        self._first_token_s = array("d", nothing)
+        self._ended_s = array("d", nothing)
+        self._fates = array("b", bytes(count))
+
+    def record(self, call: Call, ended_s: float, fate: Fate) -> None:
+        """Write down how a request ended."""
+        call.fate = fate
+        index = call.index
+        self._sent_s[index] = call.sent_s
+        if call.first_token_s is not None:
+            self._first_token_s[index] = call.first_token_s
+        self._ended_s[index] = ended_s
+        self._fates[index] = fate
+
+    @property
+    def sent_s(self) -> NDArray[np.float64]:
+        """When each was sent."""
+        return np.frombuffer(self._sent_s)
+
+    @property
+    def first_token_s(self) -> NDArray[np.float64]:
+        """When each got its first token."""
+        return np.frombuffer(self._first_token_s)
+
+    @property
+    def ended_s(self) -> NDArray[np.float64]:
+        """When each finished, or failed."""
+        return np.frombuffer(self._ended_s)
+
+    @property
+    def fates(self) -> NDArray[np.int8]:
+        """What became of each, as ``Fate``."""
+        return np.frombuffer(self._fates, dtype=np.int8)

@@ -1,0 +1,353 @@
+"""The scenarios: fleets, what their clients send, and what they promise."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wva_adapter.sim.clients import Traffic
+from wva_adapter.sim.cluster import Deployed, RemovalOrder
+from wva_adapter.sim.hardware import Hardware
+from wva_adapter.sim.outcome import Slo
+from wva_adapter.sim.router import Routing, WhenSaturated
+from wva_adapter.sim.workload import arrivals, lengths, modulated, normal_lengths, wave
+
+Draw = Callable[[np.random.Generator, np.random.Generator], Traffic]
+"""Makes the requests, from a stream for times and one for lengths."""
+
+Lengths = Callable[[int, np.random.Generator], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Makes so many lengths of prompts and answers."""
+
+
+class Library(Protocol):
+    """What scenarios are made of and do not hold themselves."""
+
+    def hardware(self, name: str) -> Hardware:
+        """Return the hardware of this name."""
+        ...
+
+    def conversation(self) -> Traffic:
+        """Return the hour of production arrivals that comes with the product."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A fleet, its clients and its gateway; times are model seconds.
+
+    Attributes:
+        name: Its id.
+        title: What it is, in a line.
+        horizon_s: Until then requests come, and pods are billed.
+        fleet: The variants of the one model that it serves.
+        draw: Makes the requests.
+        slo: What a request should get.
+        grace_s: How long a pod that is removed may finish what it has.
+        timeout_s: How long a client waits for its last token.
+        concurrency: Most requests that clients have open at once; ``None`` for no bound.
+        routing: How the gateway chooses.
+        when_saturated: What the gateway does with endpoints that are.
+        removal_order: Which ready pods go first.
+        deregistration_lag_s: How long a pod that leaves still gets requests.
+        gateway_tells: Whether the gateway reports arrivals and its queue.
+    """
+
+    name: str
+    title: str
+    horizon_s: float
+    fleet: tuple[Deployed, ...]
+    draw: Draw
+    slo: Slo = field(default_factory=Slo)
+    grace_s: float = 30.0
+    timeout_s: float = 120.0
+    concurrency: int | None = None
+    routing: Routing = "least-load"
+    when_saturated: WhenSaturated = "pass"
+    removal_order: RemovalOrder = "newest"
+    deregistration_lag_s: float = 0.0
+    gateway_tells: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("horizon_s", "timeout_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want above 0")
+        for name in ("grace_s", "deregistration_lag_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want at least 0")
+        if not self.fleet:
+            raise ValueError(f"{self.name}: no variants, want at least one")
+
+    def with_startup_s(self, startup_s: float) -> Scenario:
+        """Return the scenario with pods that start so fast."""
+        return replace(
+            self, fleet=tuple(replace(deployed, startup_s=startup_s) for deployed in self.fleet)
+        )
+
+
+def scheduled(schedule: Sequence[tuple[float, float]], of_lengths: Lengths) -> Draw:
+    """Return what makes Poisson arrivals whose rate follows a schedule."""
+
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        arrived_s = arrivals(schedule, times)
+        return Traffic(arrived_s, *of_lengths(len(arrived_s), sizes))
+
+    return draw
+
+
+def bursts(states: Sequence[tuple[float, float]], span_s: float, of_lengths: Lengths) -> Draw:
+    """Return what makes arrivals whose rate jumps between states, anew for each seed."""
+
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        arrived_s = arrivals(modulated(states, span_s, times), times)
+        return Traffic(arrived_s, *of_lengths(len(arrived_s), sizes))
+
+    return draw
+
+
+def copies(trace: Traffic, count: int, span_s: float) -> Draw:
+    """Return what lays ``count`` copies of a trace over each other, each shifted around the span."""
+
+    def draw(times: np.random.Generator, _: np.random.Generator) -> Traffic:
+        shifts_s = times.random(count) * span_s
+        arrived_s = np.concatenate([(trace.arrived_s + shift) % span_s for shift in shifts_s])
+        order = np.argsort(arrived_s, kind="stable")
+        return Traffic(
+            arrived_s[order],
+            np.tile(trace.prompt_tokens, count)[order],
+            np.tile(trace.output_tokens, count)[order],
+        )
+
+    return draw
+
+
+def lognormal(prompt: float, output: float, variation: float = 0.8, most: int = 32768) -> Lengths:
+    """Return what makes lognormal lengths with these means."""
+
+    def make(
+        count: int, generator: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return (
+            lengths(prompt, variation, most, count, generator),
+            lengths(output, variation, most, count, generator),
+        )
+
+    return make
+
+
+def normal(prompt: tuple[float, float, int, int], output: tuple[float, float, int, int]) -> Lengths:
+    """Return what makes normal lengths: mean, deviation, least and most of prompts and answers."""
+
+    def make(
+        count: int, generator: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return (
+            normal_lengths(*prompt, count, generator),
+            normal_lengths(*output, count, generator),
+        )
+
+    return make
+
+
+_CHAT = lognormal(1024, 256)
+_SMALL_MODEL = normal((4096, 2048, 10, 8192), (1024, 512, 10, 2048))
+
+
+def scenario(name: str, library: Library) -> Scenario:
+    """Return the scenario of this id.
+
+    Raises:
+        ValueError: There is none; the message says which it may have been.
+    """
+    if name not in SCENARIOS:
+        near = difflib.get_close_matches(name.upper(), [n.upper() for n in SCENARIOS], n=1)
+        named = [n for n in SCENARIOS if n.upper() in near]
+        hint = f"did you mean {named[0]}?" if named else f"known: {', '.join(SCENARIOS)}"
+        raise ValueError(f"scenario {name!r}: unknown; {hint}")
+    return SCENARIOS[name](library)
+
+
+def _step(
+    low: float, high: float, up_s: float, down_s: float, end_s: float
+) -> list[tuple[float, float]]:
+    return [(0, low), (up_s, low), (up_s, high), (down_s, high), (down_s, low), (end_s, low)]
+
+
+def _stairs(rates: Sequence[float], each_s: Sequence[float]) -> list[tuple[float, float]]:
+    schedule, at_s = [], 0.0
+    for rate, span_s in zip(rates, each_s, strict=True):
+        schedule += [(at_s, rate), (at_s + span_s, rate)]
+        at_s += span_s
+    return schedule
+
+
+def _deployed(library: Library, hardware: str, name: str = "", **given: object) -> Deployed:
+    of = library.hardware(hardware)
+    price = given.pop("usd_per_h", of.usd_per_h)
+    return Deployed(name=name or hardware.split("/")[1], hardware=of, usd_per_h=price, **given)  # type: ignore[arg-type]
+
+
+_A100, _H100 = "llama3-8b/a100/tp1", "llama3-8b/h100/tp1"
+_QWEN = "qwen3-0.6b/h100/tp1"
+
+
+def _s1(library: Library) -> Scenario:
+    return Scenario(
+        name="S1",
+        title="saturation: 4 to 40 requests/s at once",
+        horizon_s=1800,
+        fleet=(_deployed(library, _A100),),
+        draw=scheduled(_step(4, 40, 300, 1200, 1800), _CHAT),
+    )
+
+
+def _s1b(library: Library) -> Scenario:
+    return replace(
+        _s1(library),
+        name="S1b",
+        title="a mild step: 4 to 16 requests/s",
+        draw=scheduled(_step(4, 16, 300, 1200, 1800), _CHAT),
+    )
+
+
+def _s1c(library: Library) -> Scenario:
+    return Scenario(
+        name="S1c",
+        title="a step on a small model: 1.5 to 6 requests/s",
+        horizon_s=2100,
+        fleet=(_deployed(library, _QWEN, start_replicas=1, max_replicas=10),),
+        draw=scheduled(_step(1.5, 6, 300, 1500, 2100), _SMALL_MODEL),
+    )
+
+
+def _ramp(library: Library, name: str, title: str, fleet: tuple[Deployed, ...]) -> Scenario:
+    schedule = [(0.0, 2.0), (1200.0, 40.0), (1800.0, 40.0), (2400.0, 2.0)]
+    return Scenario(
+        name=name, title=title, horizon_s=2400, fleet=fleet, draw=scheduled(schedule, _CHAT)
+    )
+
+
+def _s2(library: Library) -> Scenario:
+    fleet = tuple(
+        _deployed(library, hardware, start_replicas=1, max_replicas=8)
+        for hardware in (_A100, _H100)
+    )
+    return _ramp(library, "S2", "a ramp on A100s and H100s, at list prices", fleet)
+
+
+def _s2p(library: Library) -> Scenario:
+    fleet = tuple(
+        _deployed(library, hardware, start_replicas=1, max_replicas=8, usd_per_h=price)
+        for hardware, price in ((_A100, 1.20), (_H100, 3.90))
+    )
+    return _ramp(library, "S2p", "a ramp where A100s are cheaper per capacity too", fleet)
+
+
+def _s2_a100(library: Library) -> Scenario:
+    fleet = (_deployed(library, _A100, max_replicas=16),)
+    return _ramp(library, "S2-A100", "the ramp on A100s alone", fleet)
+
+
+def _s2_h100(library: Library) -> Scenario:
+    fleet = (_deployed(library, _H100, max_replicas=16),)
+    return _ramp(library, "S2-H100", "the ramp on H100s alone", fleet)
+
+
+def _s3(library: Library) -> Scenario:
+    return Scenario(
+        name="S3",
+        title="bursts: 5, 20 and 45 requests/s by chance",
+        horizon_s=3600,
+        fleet=(_deployed(library, _A100),),
+        draw=bursts([(5, 240), (20, 180), (45, 120)], 3600, _CHAT),
+    )
+
+
+def _s4(library: Library) -> Scenario:
+    return Scenario(
+        name="S4",
+        title="drops: stairs on a small model, 512 clients, no grace",
+        horizon_s=4800,
+        fleet=(_deployed(library, _QWEN, start_replicas=2, startup_s=60.0),),
+        draw=scheduled(_stairs([2, 3, 5, 6], [1200] * 4), _SMALL_MODEL),
+        grace_s=0.0,
+        concurrency=512,
+    )
+
+
+def _s4b(library: Library) -> Scenario:
+    return Scenario(
+        name="S4b",
+        title="a square wave of long requests: 2 and 8 requests/s",
+        horizon_s=5400,
+        fleet=(_deployed(library, _H100, max_replicas=12),),
+        draw=scheduled(_stairs([2, 8] * 4 + [2], [600] * 9), lognormal(4096, 1024)),
+        timeout_s=300.0,
+    )
+
+
+def _s5(library: Library) -> Scenario:
+    trace = library.conversation()
+    span_s = float(trace.arrived_s[-1])
+    return Scenario(
+        name="S5",
+        title="production arrivals: six copies of a conversation trace",
+        horizon_s=span_s,
+        fleet=(_deployed(library, _A100, start_replicas=6),),
+        draw=copies(trace, 6, span_s),
+    )
+
+
+def _s6(library: Library) -> Scenario:
+    return Scenario(
+        name="S6",
+        title="two days in two hours: 4 to 40 requests/s",
+        horizon_s=7200,
+        fleet=(_deployed(library, _A100),),
+        draw=scheduled(wave(22, 18, 3600, 7200), _CHAT),
+    )
+
+
+def _sa(library: Library) -> Scenario:
+    rates, spans = [2, 4, 6, 8, 10, 4, 1], [330, 360, 360, 360, 360, 360, 300]
+    return Scenario(
+        name="SA",
+        title="stairs on a 32B model, as published for real H100s",
+        horizon_s=sum(spans),
+        fleet=(
+            _deployed(
+                library,
+                "qwen3-32b/h100/tp2",
+                start_replicas=3,
+                min_replicas=3,
+                max_replicas=8,
+                startup_s=100.0,
+            ),
+        ),
+        draw=scheduled(
+            _stairs(rates, spans), normal((4000, 300, 3500, 4500), (1000, 80, 500, 1500))
+        ),
+        slo=Slo(ttft_s=3.0, itl_s=0.100),
+    )
+
+
+SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
+    "S1": _s1,
+    "S1b": _s1b,
+    "S1c": _s1c,
+    "S2": _s2,
+    "S2-A100": _s2_a100,
+    "S2-H100": _s2_h100,
+    "S2p": _s2p,
+    "S3": _s3,
+    "S4": _s4,
+    "S4b": _s4b,
+    "S5": _s5,
+    "S6": _s6,
+    "SA": _sa,
+}
+"""Every scenario by its id."""

@@ -18,7 +18,7 @@ from wva_adapter.core.snapshot import Phase
 
 class Place(NamedTuple):
     name: str
-    index: int | None
+    position: int | None
 
 
 @dataclass(frozen=True, slots=True)

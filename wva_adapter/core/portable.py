@@ -77,8 +77,12 @@ def _found(document: object, want: str) -> _Wrong:
     return _Wrong(f"found {shown if len(shown) <= 40 else shown[:37] + '...'}, want {want}")
 
 
-@cache
 def _codec(kind: Any, item_bytes: int) -> _Codec:
+    return _codecs(kind, item_bytes)
+
+
+@cache
+def _codecs(kind: Any, item_bytes: int) -> _Codec:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind in _PLAIN:
         return _PLAIN[kind]

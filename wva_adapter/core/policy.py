@@ -35,10 +35,10 @@ class Level(NamedTuple):
 LEVELS: Mapping[str, Level] = {
     "frugal": Level(Utilization(), 0.95, 1.0, 2.0, 300.0, 120.0),
     "balanced": Level(
-        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.98, 1.0, 2.0, 300.0, 120.0
+        Utilization(slack=0.25, lowest=0.82, highest=0.96), 0.98, 1.0, 2.0, 300.0, 120.0
     ),
     "premium": Level(
-        Utilization(slack=0.3, lowest=0.75, highest=0.90), 0.995, 3.0, 16.0, 900.0, 900.0
+        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0
     ),
 }
 """Settled in the simulator over all its scenarios: goodput against cost."""

@@ -232,6 +232,15 @@ class PolicySection(Section):
     change_penalty: float = Field(
         0.05, description="Share of a replica's cost that a change of its variant must save"
     )
+    scale_to_zero: bool = Field(
+        False, description="Let a model that nobody asks for lose its last replica (min 0)"
+    )
+    retention: Duration = Field(
+        600.0, description="For how long nobody must have asked before it does"
+    )
+    shadow: Names = Field(
+        (), description="Variants (NAMESPACE/NAME, * for all) that are decided and not served"
+    )
 
 
 class Settings(Section):

@@ -25,6 +25,8 @@ class ReplicaView:
         name: Pod name, or the replica's name in a static file.
         url: Where its metrics page is; ``None`` where that could not be worked out.
         problem: Why ``url`` is ``None``.
+        unscheduled: Why it has no node, as the scheduler puts it; ``None`` where nothing says.
+        unscheduled_since_s: Unix time since when it has none; ``None`` where nothing says.
     """
 
     uid: str
@@ -34,6 +36,8 @@ class ReplicaView:
     created_at_s: float | None = None
     ready_at_s: float | None = None
     problem: str | None = None
+    unscheduled: str | None = None
+    unscheduled_since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class VariantView:
     status_replicas: int | None
     replicas: tuple[ReplicaView, ...]
     problem: str | None = None
+    refused: str | None = None
 
 
 class Source(Protocol):
@@ -102,6 +107,7 @@ def assemble(
             status_replicas=view.status_replicas,
             replicas=tuple(_replica(r, scraped.get(r.uid, Scraped())) for r in view.replicas),
             problem=view.problem,
+            refused=view.refused,
         )
     return Snapshot(at_s, tuple(states[key] for key in sorted(states))), tuple(conflicts)
 
@@ -115,4 +121,6 @@ def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
         ready_at_s=view.ready_at_s,
         sample=None if sample is None else replace(sample, replica=view.name),
         problem=view.problem or scraped.problem,
+        unscheduled=view.unscheduled,
+        unscheduled_since_s=view.unscheduled_since_s,
     )

@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
+from wva_adapter.calendar import GuardsSection
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
 from wva_adapter.documents import Duration, Section, format_duration, parse_document, read_document
 from wva_adapter.errors import ConfigError
@@ -268,6 +269,7 @@ class Settings(Section):
         False, description="Write a line for each request: who asked what, and what it got"
     )
     policy: PolicySection = PolicySection()
+    guards: GuardsSection = GuardsSection()
 
     def to_policy(self) -> Policy:
         """Return the policy that the core decides by.
@@ -344,7 +346,7 @@ def _checked(settings: Settings, name: str) -> Settings:
     if reader is not None and (reader.token_file is None) != reader.open:
         found = "neither" if reader.token_file is None else "both"
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
-    for problem in _chain_problems(settings):
+    for problem in (*_chain_problems(settings), *settings.guards.problems()):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
     if settings.cluster is None and authentication.requestheader_client_ca_file is not None:

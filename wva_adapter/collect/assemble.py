@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.guards import Guard, budget_problems
 from wva_adapter.core.snapshot import (
     Phase,
     ReplicaSample,
@@ -79,7 +80,10 @@ class Scraped:
 
 
 def assemble(
-    views: Sequence[VariantView], scraped: Mapping[str, Scraped], at_s: float
+    views: Sequence[VariantView],
+    scraped: Mapping[str, Scraped],
+    at_s: float,
+    guards: Sequence[Guard] = (),
 ) -> tuple[Snapshot, tuple[str, ...]]:
     """Return the fleet as one snapshot, and what contradicts itself in it.
 
@@ -87,10 +91,12 @@ def assemble(
         views: Of all sources, the sources in the order in which they take precedence.
         scraped: By replica uid; what is not listed was not asked yet.
         at_s: Unix time now.
+        guards: What the operator holds counts by now.
 
     Returns:
         The snapshot, sorted by variant, and a sentence per conflict: a variant that two sources
-        name is taken from the first one and never silently.
+        name is taken from the first one and never silently, and a budget that does not pay the
+        fewest replicas takes no more than what is above them.
     """
     states: dict[VariantKey, VariantState] = {}
     conflicts = []
@@ -109,7 +115,9 @@ def assemble(
             problem=view.problem,
             refused=view.refused,
         )
-    return Snapshot(at_s, tuple(states[key] for key in sorted(states))), tuple(conflicts)
+    conflicts += budget_problems(guards, [state.variant for state in states.values()])
+    variants = tuple(states[key] for key in sorted(states))
+    return Snapshot(at_s, variants, guards=tuple(guards)), tuple(conflicts)
 
 
 def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:

@@ -74,12 +74,16 @@ def coming(
         Seconds from now, at least 0, and a share from 0 to 1; one entry per replica on its way.
     """
     pods = sorted(
-        (replica.created_at_s or at_s, why_blocked(replica, start, at_s) is not None)
+        (
+            at_s if replica.created_at_s is None else replica.created_at_s,
+            why_blocked(replica, start, at_s) is not None,
+        )
         for replica in state.replicas
         if replica.phase is Phase.STARTING
     )[: state.starting]
     asked_at_s = at_s if missing_since_s is None else missing_since_s
-    pods += [(asked_at_s, False)] * (state.starting - len(pods))
+    refused = state.refused is not None and at_s - asked_at_s > start
+    pods += [(asked_at_s, refused)] * (state.starting - len(pods))
     expected = []
     for since_s, blocked in pods:
         age_s = max(0.0, at_s - since_s)

@@ -115,7 +115,8 @@ class VariantMemory:
         kv_cache_tokens: Size of a replica's KV cache; ``None`` before one told.
         starts: When replicas became ready, and how many seconds after their pod's creation; in the
             order of the former.
-        fewest: The published counts negated: the largest of them is the fewest replicas.
+        most: What guards know of published counts, and of the one before the first.
+        fewest: The same negated: the largest of them is the fewest replicas.
         missing_since_s: Since when pods that its target asks for are not there; ``None`` while
             none are missing.
         setback: Why its pods got no place the last time; ``None`` if they did.
@@ -127,6 +128,7 @@ class VariantMemory:
     fit: Fit | None = None
     kv_cache_tokens: float | None = None
     starts: tuple[tuple[float, float], ...] = ()
+    most: Window = Window()
     fewest: Window = Window()
     missing_since_s: float | None = None
     setback: Setback | None = None

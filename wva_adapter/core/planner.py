@@ -310,7 +310,6 @@ def _remember_published(
     at_s, pace_s = case.at_s, pace_window_s(case.guards)
     for key, decision in decisions.items():
         past = after[key]
-        span_s = max(case.policy.down_period_s, pace_s)
         hidden = any(
             step.rule == "escape_tolerance"
             and needed_to_be_seen(step.before, case.states[key]) is not None
@@ -318,9 +317,19 @@ def _remember_published(
         )
         after[key] = replace(
             past,
-            published=past.published.add(at_s, decision.desired, span_s=span_s),
-            fewest=past.fewest.add(at_s, -decision.desired, span_s=pace_s) if pace_s else Window(),
+            published=past.published.add(at_s, decision.desired, span_s=case.policy.down_period_s),
+            most=_paced(past.most, decision.current, decision.desired, at_s, pace_s),
+            fewest=_paced(past.fewest, -decision.current, -decision.desired, at_s, pace_s),
             hidden_cycles=past.hidden_cycles + 1 if hidden else 0,
             bill=decision.bill,
         )
     return after
+
+
+def _paced(past: Window, before: int, now: int, at_s: float, span_s: float) -> Window:
+    """Return the window for a pace with this count; empty where no guard asks for it."""
+    if not span_s:
+        return Window()
+    if not past.entries:
+        past = past.add(at_s, before, span_s=span_s)
+    return past.add(at_s, now, span_s=span_s)

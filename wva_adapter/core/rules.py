@@ -355,7 +355,7 @@ def _obey(
         why = f"{low} to {high} replicas for {guard.until_s - at_s:.0f} s more"
     else:
         past, span_s = case.memory[key], guard.window_s
-        most = past.published.largest(at_s, span_s=span_s)
+        most = past.most.largest(at_s, span_s=span_s)
         fewest = past.fewest.largest(at_s, span_s=span_s)
         most = decision.current if most is None else int(most)
         fewest = decision.current if fewest is None else int(-fewest)

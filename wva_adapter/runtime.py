@@ -15,11 +15,12 @@ from wva_adapter.collect.cluster import ClusterSource
 from wva_adapter.collect.scrape import Scraper
 from wva_adapter.collect.static import StaticSource
 from wva_adapter.core.decision import Decision, Plan
+from wva_adapter.core.guards import budget_problems
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
 from wva_adapter.core.saturation import crosses
 from wva_adapter.core.snapshot import ReplicaSample, Snapshot
-from wva_adapter.errors import ClusterError
+from wva_adapter.errors import ClusterError, ConfigError
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.publish.apiservice import ApiService, ApiServiceKeeper, parse_address
 from wva_adapter.publish.board import Board
@@ -70,6 +71,7 @@ class Adapter:
         speed: float = 1.0,
     ) -> None:
         self._policy = settings.to_policy()
+        self._guards = settings.guards
         self._clock = clock
         self._cycle_s = settings.cycle / speed
         self._memory = Memory()
@@ -91,6 +93,9 @@ class Adapter:
             self._sources.append(self._cluster)
         if settings.static_file is not None:
             self._sources.append(StaticSource(folder / settings.static_file))
+        described = [view.variant for source in self._sources[-1:] for view in source.view()]
+        for problem in budget_problems(self._guards.at(clock()), described):
+            raise ConfigError(problem)
         self._scraper = Scraper(
             period_s=settings.scrape_period / speed,
             timeout_s=settings.scrape_timeout / speed,
@@ -311,9 +316,10 @@ class Adapter:
         started_s = time.perf_counter()
         views: list[VariantView] = [view for source in self._sources for view in source.view()]
         self._scraper.follow([replica for view in views for replica in view.replicas])
-        snapshot, conflicts = assemble(views, self._scraper.scraped, self._clock())
+        now_s = self._clock()
+        snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, self._guards.at(now_s))
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
-            log.warning("variants in conflict", extra={"problem": conflict})
+            log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
         decided, self._memory = plan(snapshot, self._policy, self._memory)
         self.board.post(decided, snapshot)

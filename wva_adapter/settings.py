@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
+from wva_adapter.calendar import GuardsSection
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
 from wva_adapter.documents import Duration, Section, format_duration, parse_document, read_document
@@ -242,6 +243,15 @@ class PolicySection(Section):
     change_penalty: float = Field(
         0.05, description="Share of a replica's cost that a change of its variant must save"
     )
+    scale_to_zero: bool = Field(
+        False, description="Let a model that nobody asks for lose its last replica (min 0)"
+    )
+    retention: Duration = Field(
+        600.0, description="For how long nobody must have asked before it does"
+    )
+    shadow: Names = Field(
+        (), description="Variants (NAMESPACE/NAME, * for all) that are decided and not served"
+    )
 
 
 class OverrideSection(PolicySection):
@@ -307,6 +317,7 @@ class Settings(Section):
         False, description="Write a line for each request: who asked what, and what it got"
     )
     policy: PolicySection = PolicySection()
+    guards: GuardsSection = GuardsSection()
     overrides: Annotated[tuple[OverrideSection, ...], Field(strict=False)] = Field(
         (),
         description="Keys of policy for some variants; what an entry does not set, it inherits",
@@ -402,7 +413,7 @@ def _checked(settings: Settings, name: str) -> Settings:
     if reader is not None and (reader.token_file is None) != reader.open:
         found = "neither" if reader.token_file is None else "both"
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
-    for problem in _chain_problems(settings):
+    for problem in (*_chain_problems(settings), *settings.guards.problems()):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
     if settings.cluster is None and authentication.requestheader_client_ca_file is not None:

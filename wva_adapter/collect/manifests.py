@@ -118,8 +118,17 @@ def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
             status_replicas=None if target is None else target.status.replicas,
             replicas=tuple(read_replica(pod) for pod in pods),
             problem=problem,
+            refused=None if target is None else _why_refused(target),
         )
     return Described(tuple(views[key] for key in sorted(views)), kept, tuple(problems))
+
+
+def _why_refused(target: Workload) -> str | None:
+    """Return why pods of a workload are not made; ``None`` where they are."""
+    for condition in target.status.conditions:
+        if condition.type == "ReplicaFailure" and condition.status == "True":
+            return condition.message or condition.reason
+    return None
 
 
 def _rivalries(claim: Claim, others: Iterable[Claim]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import Bill
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Decision:
         desired: The count to publish.
         value_milli: What its reader is served, in thousandths, so that its arithmetic arrives
             at ``desired``.
+        limited: Why there can be no more, where more are needed; ``None`` where that is not so.
+        bill: What it would have cost so far, where it is in shadow; ``None`` where it is served.
         trail: The steps, oldest first.
     """
 
@@ -40,6 +43,8 @@ class Decision:
     ready: int
     desired: int
     value_milli: int = 0
+    limited: str | None = None
+    bill: Bill | None = None
     trail: tuple[Step, ...] = ()
 
     def to(self, desired: int, *, rule: str, why: str) -> Decision:

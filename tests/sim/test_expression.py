@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wva_adapter.sim.expression import Known, Scope, parse
+from wva_adapter.sim.evaluate import Scope
+from wva_adapter.sim.expression import Known, parse
 
 KNOWN = Known(
     series=("kv_usage", "waiting", "running", "ttft_s"),

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from wva_adapter.documents import parse_document
 from wva_adapter.errors import ConfigError
 from wva_adapter.sim.behavior_files import BehaviorFile, Quantity, to_behavior
-from wva_adapter.sim.expression import Expression, Known, Scope, parse
+from wva_adapter.sim.evaluate import Scope
+from wva_adapter.sim.expression import Expression, Known, parse
 from wva_adapter.sim.laws import HpaLaw, Law, Target, Trigger
 from wva_adapter.sim.queries import METRICS, translate
 from wva_adapter.sim.series import SERIES

@@ -15,7 +15,8 @@ from pydantic import Field
 from wva_adapter.documents import Duration, Section, parse_document
 from wva_adapter.errors import ConfigError
 from wva_adapter.sim.behavior_files import BehaviorFile, to_behavior
-from wva_adapter.sim.expression import Expression, Known, Scope, parse
+from wva_adapter.sim.evaluate import Scope
+from wva_adapter.sim.expression import Expression, Known, parse
 from wva_adapter.sim.laws import (
     CONSTANTS,
     FLEET,

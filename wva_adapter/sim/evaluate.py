@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -48,9 +49,10 @@ def combined(
         if one is None or other is None:
             return None
         try:
-            return float(function(one, other))
-        except (ZeroDivisionError, OverflowError):
+            result = float(function(one, other))
+        except ZeroDivisionError:
             return None
+        return result if math.isfinite(result) else None
 
     return evaluate
 

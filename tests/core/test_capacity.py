@@ -156,6 +156,33 @@ def test_after_five_minutes_the_rate_is_within_a_tenth_of_what_the_replica_was_s
         assert found.rate_per_s == pytest.approx(truth, rel=0.1), (error, found)
 
 
+@pytest.mark.parametrize("name", ["llama3-8b/a100/tp1", "llama3-8b/h100/tp1"])
+def test_five_minutes_after_prompts_became_four_times_longer_the_rate_is_within_a_fifth(
+    name: str,
+) -> None:
+    chip, slo, long = hardware(name), Slo(), Traffic(2048, 128)
+    truth = true_rate(chip, long, slo)
+
+    def traffic(at_s: float) -> Traffic:
+        return Traffic(512, 128) if at_s < 1800 else long
+
+    prior = table_times(chip)
+    fit, shape = learned(
+        fresh_fit(prior), intervals(list(pages(chip, traffic, 0.6 * truth, until_s=2100, seed=1)))
+    )
+    found = service_rate(
+        fit.times,
+        shape,
+        slo,
+        max_num_seqs=256,
+        kv_cache_tokens=chip.kv_cache_tokens,
+        context_tokens=fit.context_tokens,
+        prior=prior,
+    )
+    assert fit.forgetting
+    assert found.rate_per_s == pytest.approx(truth, rel=0.2)
+
+
 def a_page(at_s: float, **counters: float) -> ReplicaSample:
     known = {
         "kv_cache_usage": 0.5,

@@ -96,6 +96,15 @@ class Times:
         """Return the times of a machine on which everything takes ``factor`` times as long."""
         return Times(self.a_s * factor, self.b_s * factor, self.c_s * factor, self.d_s * factor)
 
+    def at_least(self, other: Times) -> bool:
+        """Return whether every part takes as long as the other's, or longer."""
+        return (
+            self.a_s >= other.a_s
+            and self.b_s >= other.b_s
+            and self.c_s >= other.c_s
+            and self.d_s >= other.d_s
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:

@@ -165,14 +165,16 @@ def service_rate(
     """
     bounds = _Bounds.of(shape, slo, max_num_seqs, kv_cache_tokens, context_tokens)
     found = bounds.largest(times)
-    if times == prior:
-        return found
-    highest = bounds.largest(prior.scaled(1 / FASTEST)).rate_per_s
-    if found.rate_per_s > highest:
-        return bounds.at(times, highest, _kept(FASTEST, found))
-    lowest = bounds.largest(prior.scaled(1 / SLOWEST)).rate_per_s
-    if found.rate_per_s < lowest:
-        return bounds.at(times, lowest, _kept(SLOWEST, found))
+    # Slower times never give a larger rate, so most need no look at what the prior would give.
+    fastest, slowest = prior.scaled(1 / FASTEST), prior.scaled(1 / SLOWEST)
+    if not times.at_least(fastest):
+        highest = bounds.largest(fastest).rate_per_s
+        if found.rate_per_s > highest:
+            return bounds.at(times, highest, _kept(FASTEST, found))
+    if not slowest.at_least(times):
+        lowest = bounds.largest(slowest).rate_per_s
+        if found.rate_per_s < lowest:
+            return bounds.at(times, lowest, _kept(SLOWEST, found))
     return found
 
 

@@ -47,11 +47,11 @@ def test_without_prompts_and_growth_the_batch_is_full_at_nine_tenths() -> None:
 
 
 def test_without_prompts_the_inter_token_latency_is_the_closed_form() -> None:
-    # ITL = 0.02/(1 − λ·100·0.0001) = 0.8·60 ms at λ = (1 − 20/48)/0.01.
+    # ITL = 0.02/(1 − λ·100·0.0001) = 0.9·60 ms at λ = (1 − 20/54)/0.01.
     found = rate(Times(0.0199, 0.0001, 0, 0), Shape(0, 100), places=10_000)
-    assert found.rate_per_s == pytest.approx((1 - 20 / 48) / 0.01)
-    assert found.itl_s == pytest.approx(0.048)
-    assert found.binding == "inter-token latency of 48 ms at a batch of 280, SLO 60 ms"
+    assert found.rate_per_s == pytest.approx((1 - 20 / 54) / 0.01)
+    assert found.itl_s == pytest.approx(0.054)
+    assert found.binding == "inter-token latency of 54 ms at a batch of 340, SLO 60 ms"
 
 
 def test_a_small_kv_cache_bounds_the_batch() -> None:

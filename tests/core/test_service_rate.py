@@ -83,7 +83,7 @@ def test_a_learned_rate_stays_within_what_the_prior_lets_hope_for() -> None:
     assert slow.rate_per_s == rate(A100.scaled(1 / 0.3)).rate_per_s
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(TIMES, SHAPES, SLOS, PLACES, st.one_of(st.none(), st.floats(0, 1e6)), TIMES)
 def test_any_times_give_a_positive_rate(
     times: Times, shape: Shape, slo: Slo, places: int, kv: float | None, prior: Times
@@ -93,7 +93,7 @@ def test_any_times_give_a_positive_rate(
     assert found.binding
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(TIMES, SHAPES, SLOS, PLACES, st.floats(1, 10), st.sampled_from(["ttft_s", "itl_s"]))
 def test_a_looser_slo_never_lowers_the_rate(
     times: Times, shape: Shape, slo: Slo, places: int, looser: float, bound: str
@@ -106,7 +106,7 @@ def test_a_looser_slo_never_lowers_the_rate(
     assert rate(times, shape, relaxed, places=places).rate_per_s >= tight * (1 - 1e-3)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(TIMES, SHAPES, SLOS, PLACES, st.floats(1, 10), st.integers(0, 3))
 def test_a_slower_step_never_raises_the_rate(
     times: Times, shape: Shape, slo: Slo, places: int, slower: float, which: int
@@ -117,6 +117,7 @@ def test_a_slower_step_never_raises_the_rate(
     assert rate(Times(*all_times), shape, slo, places=places).rate_per_s <= before * (1 + 1e-3)
 
 
+@settings(deadline=None)
 @given(TIMES, SHAPES, SLOS, PLACES, st.floats(0.1, 10))
 def test_seconds_of_another_length_change_the_rate_by_that_alone(
     times: Times, shape: Shape, slo: Slo, places: int, factor: float

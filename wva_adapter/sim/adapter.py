@@ -74,7 +74,7 @@ class AdapterScaler:
     def _snapshot(self, now_s: float, fleet: Sequence[VariantView]) -> Snapshot:
         observatory = self._observatory
         gateways: tuple[GatewayState, ...] = ()
-        if self._gateway_tells:
+        if self._gateway_tells and "gateway" not in observatory.blind:
             gateways = (
                 GatewayState(
                     namespace=NAMESPACE,
@@ -88,24 +88,29 @@ class AdapterScaler:
 
     def _state(self, view: VariantView) -> VariantState:
         pages = self._observatory.pages
-        replicas = tuple(
-            ReplicaState(
-                name=pod.name,
-                phase=pod.phase,
-                created_at_s=pod.created_at_s,
-                ready_at_s=pod.ready_at_s,
-                sample=pages.get(pod.name) if pod.phase is Phase.READY else None,
-                problem="not scraped yet"
-                if pod.phase is Phase.READY and pod.name not in pages
-                else None,
+        replicas = []
+        for pod in view.pods:
+            ready = pod.phase is Phase.READY
+            problem = None
+            if ready and "engines" in self._observatory.blind:
+                problem = "timed out"
+            elif ready and pod.name not in pages:
+                problem = "not scraped yet"
+            replicas.append(
+                ReplicaState(
+                    name=pod.name,
+                    phase=pod.phase,
+                    created_at_s=pod.created_at_s,
+                    ready_at_s=pod.ready_at_s,
+                    sample=pages.get(pod.name) if ready else None,
+                    problem=problem,
+                )
             )
-            for pod in view.pods
-        )
         return VariantState(
             variant=self._variants[view.name],
             spec_replicas=view.spec_replicas,
             status_replicas=view.status_replicas,
-            replicas=replicas,
+            replicas=tuple(replicas),
         )
 
     def _sync(self, now_s: float, view: VariantView) -> int:

@@ -27,6 +27,7 @@ _MEAN_S = 30
 _AHEAD_S = 60
 _MEASURED_S = 400.0
 _BISECTIONS = 6
+_CAPACITY = 3
 
 
 def sustained_rate(
@@ -127,14 +128,15 @@ class Capacity:
 
 def measure(scenario: Scenario, traffic: Traffic, seed: int) -> Capacity:
     """Return what each variant of a scenario can do with its own requests."""
+    # The same gaps between arrivals for each, so that the ratio of two variants is theirs.
     rates = [
         sustained_rate(
             deployed,
             traffic,
             scenario.slo,
-            np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1 << 16, index]))),
+            np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, _CAPACITY]))),
         )
-        for index, deployed in enumerate(scenario.fleet)
+        for deployed in scenario.fleet
     ]
     return Capacity(scenario.fleet, tuple(rates))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,12 @@ _GAUGES = (
     "saturation",
     "kv_load_max",
 )
+_SOURCES = {
+    "gateway": ("in_flight", "queue", "in_flight_prompt_tokens", "arrivals_per_s", "kv_load_max"),
+    "engines": ("running", "waiting", "kv_tokens", "kv_capacity_tokens", "kv_usage", "saturation"),
+}
+"""What each source tells; pods and their use of CPU and GPU are always known."""
+
 _COLUMN = {name: column for column, name in enumerate(_GAUGES)}
 
 
@@ -90,6 +96,7 @@ class Observatory:
     Attributes:
         pages: Each serving replica's last page, by pod name.
         pages_wanted: Whether anybody reads pages.
+        blind: What could not be scraped the last time.
     """
 
     def __init__(self, groups: Sequence[Group], gateway: Gateway) -> None:
@@ -103,6 +110,7 @@ class Observatory:
         self._busy: dict[str, deque[float]] = {}
         self.pages: Mapping[str, ReplicaSample] = {}
         self.pages_wanted = False
+        self.blind: Collection[str] = ()
 
     @property
     def arrivals_total(self) -> int:
@@ -138,8 +146,14 @@ class Observatory:
             raise KeyError(f"series {series!r}, want one of: {', '.join(SERIES)}")
         return self._tracks[variant]
 
-    def scrape(self, at_s: float) -> None:
-        """Take a sample of everything; the engines must be up to date."""
+    def scrape(self, at_s: float, blind: Collection[str] = ()) -> None:
+        """Take a sample of everything; the engines must be up to date.
+
+        Args:
+            at_s: Model seconds now.
+            blind: What cannot be scraped: ``gateway``, ``engines``.
+        """
+        self.blind = blind
         every: list[Pod] = []
         ttfts, itls = [], []
         for group in self._groups:
@@ -153,13 +167,14 @@ class Observatory:
             itls.append(latencies[1])
             in_flight = sum(pod.in_flight for pod in group.pods)
             row = self._row(name, pods, in_flight, 0, group.sent)
-            self._tracks[name].add(at_s, row, latencies)
+            self._tracks[name].add(at_s, _seen(row, blind), latencies)
         in_flight = sum(pod.in_flight for group in self._groups for pod in group.pods)
         gateway = self._gateway
         row = self._row(None, every, in_flight, gateway.queued, gateway.arrivals_total)
-        self._tracks[None].add(at_s, row, (np.concatenate(ttfts), np.concatenate(itls)))
+        everything = (np.concatenate(ttfts), np.concatenate(itls))
+        self._tracks[None].add(at_s, _seen(row, blind), everything)
         self._remember_busy(every)
-        if self.pages_wanted:
+        if self.pages_wanted and "engines" not in blind:
             self.pages = {pod.name: _page(pod, at_s, self.pages.get(pod.name)) for pod in every}
 
     def _row(
@@ -202,6 +217,14 @@ class Observatory:
         }
         for pod in pods:
             self._busy[pod.name].append(_busy_s(pod))
+
+
+def _seen(row: tuple[float | None, ...], blind: Collection[str]) -> tuple[float | None, ...]:
+    """Return the gauges without those whose source cannot be scraped."""
+    if not blind:
+        return row
+    lost = {name for what in blind for name in _SOURCES[what]}
+    return tuple(None if name in lost else value for name, value in zip(_GAUGES, row, strict=True))
 
 
 def _busy_s(pod: Pod) -> float:

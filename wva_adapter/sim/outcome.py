@@ -113,6 +113,8 @@ def bill(group: Group, until_s: float) -> Bill:
     deployed = group.deployed
     seconds = joules = 0.0
     for pod in (*group.gone, *group.pods):
+        if not pod.scheduled:
+            continue
         life_s = max(0.0, min(pod.ended_s, until_s) - pod.created_s)
         seconds += life_s
         joules += deployed.hardware.idle_w * life_s
@@ -151,7 +153,8 @@ def summarise(
     slo: Slo,
 ) -> Outcome:
     """Return what a run came to."""
-    counted = traffic.arrived_s <= horizon_s
+    # Who had to wait for others of its client and was never sent asked for nothing.
+    counted = (traffic.arrived_s <= horizon_s) & ~np.isnan(fates.sent_s)
     good = in_slo(fates, traffic.output_tokens, slo) & counted
     kinds = fates.fates[counted]
     ttft_s = (fates.first_token_s - fates.sent_s)[counted]

@@ -17,10 +17,11 @@ from wva_adapter.sim.observe import SCRAPE_PERIOD_S, Observatory
 from wva_adapter.sim.outcome import Bill, Moment, Outcome, bill, summarise
 from wva_adapter.sim.router import Gateway, WhenSaturated
 from wva_adapter.sim.scaler import Scaler
-from wva_adapter.sim.scenarios import Scenario
+from wva_adapter.sim.scenarios import Loss, Scenario
 
 _ARRIVALS, _LENGTHS, _PODS = range(3)
-"""Streams of chance. Each has its own, so none depends on how often another was asked."""
+"""Streams of chance. Each has its own, so none depends on how often another was asked; what a replica
+can do is tried with one more (``foresight``)."""
 
 _END = (math.inf, 0, 0)
 
@@ -124,6 +125,8 @@ class _World:
         agenda.push(0.0, self._scrape, None, SCRAPE)
         agenda.push(self._scaler.period_s, self._scale, None, SCALE)
         agenda.push(scenario.horizon_s, self._close, None, SCALE)
+        for loss in scenario.losses:
+            agenda.push(loss.at_s, self._lose, loss, PODS)
         coming = iter(self._traffic)
         step, arrive = agenda.step, self._arrive
         at_s, prompt_tokens, output_tokens = next(coming, _END)
@@ -284,6 +287,11 @@ class _World:
 
     # What the cluster does.
 
+    def _lose(self, loss: Loss, at_s: float) -> None:
+        group = self._by_name[loss.variant]
+        count = math.ceil(loss.share * len(group.serving()))
+        self._cluster.lose(group, count, at_s, back_s=loss.back_s)
+
     def _pod_ready(self, pod: Pod, at_s: float) -> None:
         self._gateway.add(pod)
         if self._gateway.queued:
@@ -326,7 +334,8 @@ class _World:
     def _scrape(self, _: None, at_s: float) -> None:
         self._catch_up(at_s)
         observatory = self._observatory
-        observatory.scrape(at_s)
+        blind = {b.what for b in self._scenario.blindness if b.from_s <= at_s < b.to_s}
+        observatory.scrape(at_s, blind)
         self._timeline.append(
             Moment(
                 at_s,
@@ -356,3 +365,5 @@ class _World:
         """Write the bill; what is still present may end, under the counts that are."""
         self._catch_up(at_s)
         self._bills = [bill(group, at_s) for group in self._groups]
+        # Who could not send until now does not send any more.
+        self._held.clear()

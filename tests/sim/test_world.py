@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -277,9 +278,7 @@ def test_every_request_has_one_fate_and_every_pod_second_is_billed(
     # At 1 $ for a second, the bill is the area below the count of pods.
     lowest = sum(
         n * (min(end, 100.0) - begin)
-        for (begin, n), (end, _) in zip(
-            outcome.changes["v"], (*outcome.changes["v"][1:], (100.0, 0)), strict=True
-        )
+        for (begin, n, _), (end, _, _) in pairwise((*outcome.changes["v"], (100.0, 0, "")))
     )
     assert outcome.usd >= lowest - 1e-6
     assert outcome.usd <= lowest + 6 * len(counts) * (grace_s + 1e-6) + 1e-6

@@ -71,6 +71,12 @@ class AdapterScaler:
             return {}
         return {view.name: self._sync(now_s, view) for view in fleet}
 
+    def why(self, variant: str) -> str:
+        """Return the steps of the decision that changed the count, in words."""
+        decision = self.last.decisions.get(VariantKey(NAMESPACE, variant))
+        steps = () if decision is None else decision.trail
+        return "; ".join(f"{s.rule}: {s.why}" for s in steps if s.before != s.after)
+
     def _snapshot(self, now_s: float, fleet: Sequence[VariantView]) -> Snapshot:
         observatory = self._observatory
         gateways: tuple[GatewayState, ...] = ()

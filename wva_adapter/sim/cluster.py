@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -102,6 +102,14 @@ class Pod:
         self.startup_s = 0.0
 
 
+class Change(NamedTuple):
+    """A count that was asked for, and why as far as the law tells."""
+
+    at_s: float
+    replicas: int
+    why: str = ""
+
+
 class Group:
     """The pods of one variant.
 
@@ -110,7 +118,7 @@ class Group:
         spec_replicas: The count that was asked for last.
         pods: Those that exist, oldest first.
         gone: Those that existed.
-        changes: Counts that were asked for: when, and how many.
+        changes: Counts that were asked for.
         room: Most pods that nodes have room for; ``None`` for as many as are asked for.
         sent: Requests that its pods got.
         ttfts_s: Times to first token since the last scrape.
@@ -129,7 +137,7 @@ class Group:
         self.spec_replicas = 0
         self.pods: list[Pod] = []
         self.gone: list[Pod] = []
-        self.changes: list[tuple[float, int]] = []
+        self.changes: list[Change] = []
         self.room: int | None = None
         self.sent = 0
         self.ttfts_s: list[float] = []
@@ -213,7 +221,7 @@ class Cluster:
         """Let the replicas that are there from the beginning be ready."""
         for group in self.groups:
             group.spec_replicas = group.deployed.start_replicas
-            group.changes.append((0.0, group.spec_replicas))
+            group.changes.append(Change(0.0, group.spec_replicas))
             for _ in range(group.spec_replicas):
                 pod = group.create(0.0)
                 self._ready(pod, 0.0)
@@ -221,14 +229,14 @@ class Cluster:
                 pod.ready_at_s = -SERVED_BEFORE_S
                 pod.told_created_s = pod.ready_at_s - pod.startup_s
 
-    def set_count(self, group: Group, count: int, at_s: float) -> None:
+    def set_count(self, group: Group, count: int, at_s: float, why: str = "") -> None:
         """Ask for so many pods of a variant; its bounds are kept."""
         deployed = group.deployed
         count = min(max(count, deployed.min_replicas), deployed.max_replicas)
         if count == group.spec_replicas:
             return
         group.spec_replicas = count
-        group.changes.append((at_s, count))
+        group.changes.append(Change(at_s, count, why))
         self._reconcile(group, at_s)
 
     def _reconcile(self, group: Group, at_s: float) -> None:

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wva_adapter.sim.clients import Fate, Fates, Traffic
-from wva_adapter.sim.cluster import Group, Pod
+from wva_adapter.sim.cluster import Change, Group, Pod
 from wva_adapter.sim.request import Counters
 
 _JOULES_PER_KWH = 3.6e6
@@ -66,6 +67,7 @@ class Outcome:
             infinite.
         usd: What pods cost from creation to end, within the horizon.
         mean_replicas: Replicas that existed, on average.
+        mean_ready: Replicas that served, on average.
         turns_per_h: Changes of direction of the counts asked for, per hour.
         digest: Hash of what became of every request, and when.
         variants: Names, in the order that timelines have.
@@ -81,10 +83,11 @@ class Outcome:
     kwh: float
     replica_hours: float
     mean_replicas: float
+    mean_ready: float
     turns_per_h: float
     digest: str
     variants: tuple[str, ...]
-    changes: Mapping[str, tuple[tuple[float, int], ...]]
+    changes: Mapping[str, tuple[Change, ...]]
     timeline: tuple[Moment, ...]
 
     @property
@@ -173,6 +176,7 @@ def summarise(
         kwh=sum(b.joules for b in bills) / _JOULES_PER_KWH,
         replica_hours=replica_s / 3600,
         mean_replicas=replica_s / horizon_s,
+        mean_ready=fmean(sum(moment.ready) for moment in timeline),
         turns_per_h=sum(_turns(group) for group in groups) * 3600 / horizon_s,
         digest=digest(fates),
         variants=tuple(group.deployed.name for group in groups),
@@ -197,6 +201,6 @@ def _percentile(values: NDArray[np.float64], share: int) -> float:
 
 def _turns(group: Group) -> int:
     """Return how often the count asked for went the other way than the time before."""
-    counts = [count for _, count in group.changes]
+    counts = [change.replicas for change in group.changes]
     rises = [after > before for before, after in pairwise(counts)]
     return sum(a != b for a, b in pairwise(rises))

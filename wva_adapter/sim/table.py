@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.table import Table
 
-_HEADINGS = ("in SLO", "tokens/s", "failed", "$", "kWh", "replicas", "turns/h", "TTFT p99")
+_HEADINGS = ("in SLO %", "tok/s", "failed %", "$", "kWh", "pods", "turns/h", "p99 s")
 
 
 def tables(done: Sequence[Done]) -> Iterator[Table]:
@@ -25,9 +25,9 @@ def tables(done: Sequence[Done]) -> Iterator[Table]:
         table = Table(
             title=f"{name}", title_justify="left", title_style="bold", box=None, pad_edge=False
         )
-        table.add_column("policy")
+        table.add_column("policy", no_wrap=True)
         for heading in (*_HEADINGS, "seeds"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         for policy, seeds in groupby(runs, key=lambda d: d.job.policy):
             table.add_row(policy, *_cells(list(seeds)))
         yield table
@@ -35,14 +35,14 @@ def tables(done: Sequence[Done]) -> Iterator[Table]:
 
 def _cells(runs: Sequence[Done]) -> Iterator[str]:
     outcomes = [run.outcome for run in runs]
-    yield f"{fmean(o.in_slo_pct for o in outcomes):.1f} %"
+    yield f"{fmean(o.in_slo_pct for o in outcomes):.1f}"
     yield f"{fmean(o.goodput_tokens_per_s for o in outcomes):.0f}"
-    yield f"{fmean(o.failed_pct for o in outcomes):.2f} %"
+    yield f"{fmean(o.failed_pct for o in outcomes):.2f}"
     yield f"{fmean(o.usd for o in outcomes):.2f}"
     yield f"{fmean(o.kwh for o in outcomes):.2f}"
     yield f"{fmean(o.mean_replicas for o in outcomes):.2f}"
     yield f"{fmean(o.turns_per_h for o in outcomes):.1f}"
-    yield f"{fmean(o.ttft_s['p99'] for o in outcomes):.1f} s"
+    yield f"{fmean(o.ttft_s['p99'] for o in outcomes):.1f}"
     yield str(len(runs))
 
 

@@ -88,6 +88,7 @@ class Done:
             "kwh": outcome.kwh,
             "replica_hours": outcome.replica_hours,
             "mean_replicas": outcome.mean_replicas,
+            "mean_ready": outcome.mean_ready,
             "turns_per_h": outcome.turns_per_h,
             "ttft_s": {name: _number(value) for name, value in outcome.ttft_s.items()},
             "hash": outcome.digest,

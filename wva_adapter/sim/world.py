@@ -16,7 +16,7 @@ from wva_adapter.sim.cluster import Cluster, Group, Pod
 from wva_adapter.sim.observe import SCRAPE_PERIOD_S, Observatory
 from wva_adapter.sim.outcome import Bill, Moment, Outcome, bill, summarise
 from wva_adapter.sim.router import Gateway, WhenSaturated
-from wva_adapter.sim.scaler import Scaler
+from wva_adapter.sim.scaler import Explains, Scaler
 from wva_adapter.sim.scenarios import Loss, Scenario
 
 _ARRIVALS, _LENGTHS, _PODS = range(3)
@@ -357,7 +357,11 @@ class _World:
     def _scale(self, _: None, at_s: float) -> None:
         fleet = [group.view() for group in self._groups]
         for name, count in self._scaler.act(at_s, fleet, self._observatory).items():
-            self._cluster.set_count(self._by_name[name], count, at_s)
+            group = self._by_name[name]
+            why = ""
+            if count != group.spec_replicas and isinstance(self._scaler, Explains):
+                why = self._scaler.why(name)
+            self._cluster.set_count(group, count, at_s, why)
         if at_s + self._scaler.period_s < self._scenario.horizon_s:
             self._agenda.push(at_s + self._scaler.period_s, self._scale, None, SCALE)
 

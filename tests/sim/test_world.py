@@ -298,3 +298,37 @@ def test_power_is_idle_without_work_and_follows_it_with() -> None:
     busy = play(a_scenario([(1, 50, 1000)]))
     joules = 90 * 100 + 0.01 * 380 + 9.99 * 400 * (0.40 + 0.35 / 128)
     assert busy.kwh == pytest.approx(joules / 3.6e6)
+
+
+def test_a_client_tries_again_what_found_no_endpoint_and_its_time_runs_on() -> None:
+    # The pod that is asked for at 5 s is ready after 8.5 to 11.5 s more.
+    setting = a_scenario([(1, 50, 4)], start=0, retries=5, backoff_s=4)
+    outcome = play(setting, {5.0: 1})
+    assert sum(outcome.failures.values()) == 0
+    assert outcome.ttft_s["p50"] > 12.5
+    assert play(replace(setting, retries=1), {5.0: 1}).failures["no_endpoint"] == 1
+    # It does not try again what it would not wait for.
+    assert play(replace(setting, timeout_s=2), {5.0: 1}).failures["no_endpoint"] == 1
+
+
+def test_prefixes_that_stick_load_replicas_less_evenly() -> None:
+    crowd = [(1.0 + 0.02 * i, 50, 100) for i in range(500)]
+    hardware = a_hardware(tokens=(0, 100), iteration_s=(0.010, 0.200))
+    even = a_scenario(crowd, start=4, hardware=hardware)
+    assert play(replace(even, sticky_share=1.0)).ttft_s["p99"] > play(even).ttft_s["p99"]
+
+
+def test_lost_pages_are_the_same_for_the_same_pod_and_moment() -> None:
+    setting = replace(scenario("S1b", files), lost_scrapes=0.2)
+    law = contender("demand").tries[0]
+    one = run(setting, law, 0)
+    assert one.digest == run(setting, law, 0).digest
+    assert one.digest != run(scenario("S1b", files), law, 0).digest
+    # An unseen replica holds its variant, so it costs more, never less.
+    assert one.usd >= run(scenario("S1b", files), law, 0).usd
+
+
+def test_who_is_refused_at_once_does_not_pile_up() -> None:
+    crowd = [(1.0, 50, 4)] * 5000
+    outcome = play(a_scenario(crowd, start=0, concurrency=1))
+    assert outcome.failures["no_endpoint"] == 5000

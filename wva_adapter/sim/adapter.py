@@ -98,7 +98,8 @@ class AdapterScaler:
         for pod in view.pods:
             ready = pod.phase is Phase.READY
             problem = None
-            if ready and "engines" in self._observatory.blind:
+            observatory = self._observatory
+            if ready and ("engines" in observatory.blind or pod.name in observatory.lost):
                 problem = "timed out"
             elif ready and pod.name not in pages:
                 problem = "not scraped yet"

@@ -53,6 +53,7 @@ class Pod:
 
     Attributes:
         name: Unique over the run.
+        ordinal: How many of its variant were created before it.
         created_s: From when it is billed.
         told_created_s: When it was created, as its API object tells.
         ready_at_s: From when it serves; infinite before.
@@ -73,6 +74,7 @@ class Pod:
         "group",
         "in_flight",
         "name",
+        "ordinal",
         "phase",
         "ready_at_s",
         "removal",
@@ -84,9 +86,10 @@ class Pod:
         "unprefilled_tokens",
     )
 
-    def __init__(self, group: Group, name: str, created_s: float, removal: float) -> None:
+    def __init__(self, group: Group, ordinal: int, created_s: float, removal: float) -> None:
         self.group = group
-        self.name = name
+        self.ordinal = ordinal
+        self.name = f"{group.deployed.name}-{ordinal}"
         self.created_s = created_s
         self.told_created_s = created_s
         self.ready_at_s = math.inf
@@ -157,7 +160,7 @@ class Group:
             drawn = self._generator.random((_DRAWN_AT_ONCE, 2))
             self._drawn.extend((float(a), float(b)) for a, b in drawn)
         spread, removal = self._drawn[self._created]
-        pod = Pod(self, f"{self.deployed.name}-{self._created}", at_s, removal)
+        pod = Pod(self, self._created, at_s, removal)
         self._created += 1
         self.pods.append(pod)
         pod.startup_s = self.deployed.startup_s * (1 + STARTUP_SPREAD * (2 * spread - 1))

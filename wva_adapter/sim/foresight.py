@@ -16,6 +16,7 @@ from wva_adapter.sim.replica import Replica
 from wva_adapter.sim.request import Request
 from wva_adapter.sim.scaler import Metrics, VariantView
 from wva_adapter.sim.scenarios import Scenario
+from wva_adapter.sim.world import CAPACITY
 
 STATIC_SHARE = 0.85
 """How full a fleet that is sized for the peak is at the peak."""
@@ -27,7 +28,6 @@ _MEAN_S = 30
 _AHEAD_S = 60
 _MEASURED_S = 400.0
 _BISECTIONS = 6
-_CAPACITY = 3
 
 
 def sustained_rate(
@@ -134,7 +134,7 @@ def measure(scenario: Scenario, traffic: Traffic, seed: int) -> Capacity:
             deployed,
             traffic,
             scenario.slo,
-            np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, _CAPACITY]))),
+            np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, CAPACITY]))),
         )
         for deployed in scenario.fleet
     ]

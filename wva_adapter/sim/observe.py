@@ -97,6 +97,7 @@ class Observatory:
         pages: Each serving replica's last page, by pod name.
         pages_wanted: Whether anybody reads pages.
         blind: What could not be scraped the last time.
+        lost: Names of pods whose page could not be read the last time.
     """
 
     def __init__(self, groups: Sequence[Group], gateway: Gateway) -> None:
@@ -111,6 +112,7 @@ class Observatory:
         self.pages: Mapping[str, ReplicaSample] = {}
         self.pages_wanted = False
         self.blind: Collection[str] = ()
+        self.lost: Collection[str] = ()
 
     @property
     def arrivals_total(self) -> int:
@@ -146,12 +148,20 @@ class Observatory:
             raise KeyError(f"series {series!r}, want one of: {', '.join(SERIES)}")
         return self._tracks[variant]
 
-    def scrape(self, at_s: float, blind: Collection[str] = ()) -> None:
+    def scrape(
+        self,
+        at_s: float,
+        blind: Collection[str] = (),
+        lost_share: float = 0.0,
+        chances: np.random.Generator | None = None,
+    ) -> None:
         """Take a sample of everything; the engines must be up to date.
 
         Args:
             at_s: Model seconds now.
             blind: What cannot be scraped: ``gateway``, ``engines``.
+            lost_share: Share of the pages that cannot be read.
+            chances: Of which; the n-th number is the n-th pod's.
         """
         self.blind = blind
         every: list[Pod] = []
@@ -175,7 +185,19 @@ class Observatory:
         self._tracks[None].add(at_s, _seen(row, blind), everything)
         self._remember_busy(every)
         if self.pages_wanted and "engines" not in blind:
-            self.pages = {pod.name: _page(pod, at_s, self.pages.get(pod.name)) for pod in every}
+            lost: Collection[str] = ()
+            if chances is not None and every:
+                drawn = chances.random(max(pod.ordinal for pod in every) + 1)
+                lost = {pod.name for pod in every if drawn[pod.ordinal] < lost_share}
+            self.lost = lost
+            pages = {}
+            for pod in every:
+                before = self.pages.get(pod.name)
+                if pod.name not in lost:
+                    pages[pod.name] = _page(pod, at_s, before)
+                elif before is not None:
+                    pages[pod.name] = before
+            self.pages = pages
 
     def _row(
         self, name: str | None, pods: Sequence[Pod], in_flight: int, queued: int, arrivals: int

@@ -79,13 +79,18 @@ class Scenario:
         grace_s: How long a pod that is removed may finish what it has.
         timeout_s: How long a client waits for its last token.
         concurrency: Most requests that clients have open at once; ``None`` for no bound.
+        retries: How often a client sends again what was shed, killed, or found no endpoint.
+        backoff_s: It waits so long before the first time, twice as long before the next, and so on,
+            each time half to all of that.
         routing: How the gateway chooses.
+        sticky_share: Share of the requests that go where their prefix has gone before.
         when_saturated: What the gateway does with endpoints that are.
         removal_order: Which ready pods go first.
         deregistration_lag_s: How long a pod that leaves still gets requests.
         gateway_tells: Whether the gateway reports arrivals and its queue.
         losses: What goes away, and when.
         blindness: What cannot be seen, and when.
+        lost_scrapes: Share of the engines' pages that cannot be read, by chance.
     """
 
     name: str
@@ -97,13 +102,17 @@ class Scenario:
     grace_s: float = 30.0
     timeout_s: float = 120.0
     concurrency: int | None = None
+    retries: int = 0
+    backoff_s: float = 1.0
     routing: Routing = "least-load"
+    sticky_share: float = 0.0
     when_saturated: WhenSaturated = "pass"
     removal_order: RemovalOrder = "newest"
     deregistration_lag_s: float = 0.0
     gateway_tells: bool = True
     losses: tuple[Loss, ...] = ()
     blindness: tuple[Blindness, ...] = ()
+    lost_scrapes: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("horizon_s", "timeout_s"):
@@ -112,6 +121,9 @@ class Scenario:
         for name in ("grace_s", "deregistration_lag_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want at least 0")
+        for name in ("sticky_share", "lost_scrapes"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want 0 to 1")
         if not self.fleet:
             raise ValueError(f"{self.name}: no variants, want at least one")
 

@@ -21,15 +21,22 @@ def tables(done: Sequence[Done]) -> Iterator[Table]:
     """Return a table for each scenario, policies in the order in which they were asked for."""
     from rich.table import Table
 
-    for name, runs in groupby(done, key=lambda d: d.job.scenario):
+    for name, found in groupby(done, key=lambda d: d.job.scenario):
+        runs = list(found)
+        seeds = len({run.job.seed for run in runs})
         table = Table(
-            title=f"{name}", title_justify="left", title_style="bold", box=None, pad_edge=False
+            title=f"{name}, {seeds} {'seed' if seeds == 1 else 'seeds'}",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            padding=(0, 0, 0, 1),
+            pad_edge=False,
         )
         table.add_column("policy", no_wrap=True)
-        for heading in (*_HEADINGS, "seeds"):
+        for heading in _HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
-        for policy, seeds in groupby(runs, key=lambda d: d.job.policy):
-            table.add_row(policy, *_cells(list(seeds)))
+        for policy, its in groupby(runs, key=lambda d: d.job.policy):
+            table.add_row(policy, *_cells(list(its)))
         yield table
 
 
@@ -43,7 +50,6 @@ def _cells(runs: Sequence[Done]) -> Iterator[str]:
     yield f"{fmean(o.mean_replicas for o in outcomes):.2f}"
     yield f"{fmean(o.turns_per_h for o in outcomes):.1f}"
     yield f"{fmean(o.ttft_s['p99'] for o in outcomes):.1f}"
-    yield str(len(runs))
 
 
 @contextmanager

@@ -261,7 +261,7 @@ def simulate(
     """
     from rich.console import Console
 
-    from wva_adapter.sim.report import open_page, page
+    from wva_adapter.sim.report import open_file, page
     from wva_adapter.sim.table import shown, tables
     from wva_adapter.sim.workers import Changes, Job, check, work_all
 
@@ -273,8 +273,9 @@ def simulate(
         for seed in seeds
     ]
     check(asked)
-    if html_file is not None:
-        open_page(html_file)
+    for option, file in (("--html", html_file), ("--json", json_file)):
+        if file is not None and file != "-":
+            open_file(option, Path(file))
     with shown(asked) as progress:
         done = work_all(asked, progress, processes=jobs)
     if html_file is not None:

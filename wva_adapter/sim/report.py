@@ -27,17 +27,17 @@ _MEANS = (
 _MOST_MOMENTS = 400
 
 
-def open_page(file: Path) -> None:
-    """Make sure that a page can be written there, and leave what is there as it is.
+def open_file(option: str, file: Path) -> None:
+    """Make sure that a file can be written, and leave what is there as it is.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: It cannot; the message names the option.
     """
     try:
         with file.open("ab"):
             pass
     except OSError as error:
-        raise ConfigError(f"--html {file}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{option} {file}: cannot be written: {error.strerror}") from None
 
 
 def page(done: Sequence[Done]) -> str:

@@ -11,9 +11,18 @@ from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.demand import analyze_demand
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import Memory, ModelKey, ModelMemory, VariantMemory, Window
+from wva_adapter.core.memory import (
+    Memory,
+    ModelKey,
+    ModelMemory,
+    ReplicaKey,
+    ReplicaMemory,
+    VariantMemory,
+    Window,
+)
 from wva_adapter.core.pages import take_pages
-from wva_adapter.core.policy import LONGEST_WINDOW_S, Policy
+from wva_adapter.core.policies import Policies
+from wva_adapter.core.policy import Policy
 from wva_adapter.core.rules import RULES, Case, Decisions
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
@@ -21,17 +30,27 @@ from wva_adapter.core.snapshot import Snapshot, VariantState
 from wva_adapter.core.tokens import analyze_tokens
 
 
-def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
+def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple[Plan, Memory]:
     """Decide the desired replicas of every variant in the fleet.
 
     The adapter and the simulator both call this function, once per cycle. It reads no
     clock, draws no random numbers and does no IO: equal arguments give equal results.
 
+    Args:
+        snapshot: The fleet now.
+        policy: How to decide: one policy for all, or one per model and variant.
+        memory: What the last call returned; a fresh one at first.
+
     Returns:
         The plan, and the memory to hand in with the next snapshot.
     """
+    policies = policy if isinstance(policy, Policies) else Policies(policy)
     states = sorted(snapshot.variants, key=lambda s: (_model(s), s.variant.key))
-    pages = take_pages(states, remember_peaks(states, memory.replicas, policy))
+    of_variant = {s.variant.key: policies.of(*_model(s), s.variant.key.name) for s in states}
+    peaks: dict[ReplicaKey, ReplicaMemory] = {}
+    for model, group in groupby(states, key=_model):
+        peaks |= remember_peaks(tuple(group), memory.replicas, policies.of(*model))
+    pages = take_pages(states, peaks)
     gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
@@ -42,7 +61,7 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
     for model, group in groupby(states, key=_model):
-        members = tuple(group)
+        members, policy = tuple(group), policies.of(*model)
         past = memory.models.get(model, ModelMemory())
         if policy.analysis == "demand":
             load, past, learned = analyze_demand(
@@ -57,14 +76,14 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
         else:
             load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy)
         loads.append(load)
-        models[model] = _remember_kept(load, snapshot.at_s, past)
+        models[model] = _remember_kept(load, snapshot.at_s, past, policy.window_s())
         wanted |= {s.variant.key: s.spec_replicas or 0 for s in members}
         known = [
             state
             for state in members
             if state.spec_replicas is not None and state.variant.key in load.capacity
         ]
-        wanted |= _wanted(load, known, policy)
+        wanted |= _wanted(load, known, policy, of_variant)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
         floors |= {s.variant.key: s.spec_replicas or 0 for s in members}
         floors |= _lowered(load, load.keep if kept is None else kept, known, policy)
@@ -79,13 +98,13 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
     for state in states:
         key = state.variant.key
         variants.setdefault(key, memory.variants.get(key, VariantMemory()))
-    case = Case(snapshot.at_s, policy, decidable, load_of, wanted, floors, models, variants)
+    case = Case(snapshot.at_s, of_variant, decidable, load_of, wanted, floors, models, variants)
     decisions: Decisions = {key: _undisputed(state) for key, state in sorted(decidable.items())}
     for rule in RULES:
         decisions = rule(decisions, case)
     decisions = {key: _signalled(d, decidable[key]) for key, d in decisions.items()}
     after = Memory(
-        variants=_remember_published(variants, decisions, snapshot.at_s, policy),
+        variants=_remember_published(variants, decisions, snapshot.at_s, of_variant),
         models=models,
         replicas=pages.replicas,
         prior_scale=memory.prior_scale,
@@ -98,12 +117,15 @@ def _model(state: VariantState) -> ModelKey:
 
 
 def _wanted(
-    load: ModelLoad, states: Sequence[VariantState], policy: Policy
+    load: ModelLoad,
+    states: Sequence[VariantState],
+    policy: Policy,
+    of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, int]:
     """Return the counts that the load asks for now, moving by its step at most."""
     if load.shortage > 0:
         need = load.need if load.step is None else min(load.need, load.supply + load.step)
-        return _raised(load, need, states, policy)
+        return _raised(load, need, states, policy, of_variant)
     if load.surplus > 0:
         keep = max(load.need, load.keep)
         if load.step is not None:
@@ -113,13 +135,17 @@ def _wanted(
 
 
 def _raised(
-    load: ModelLoad, need: float, states: Sequence[VariantState], policy: Policy
+    load: ModelLoad,
+    need: float,
+    states: Sequence[VariantState],
+    policy: Policy,
+    of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, int]:
     """Return the cheapest counts that carry a need, none below what there is."""
     bounds = []
     for state in states:
         current, highest = state.spec_replicas or 0, state.variant.max_replicas
-        ceiling = current + policy.max_up_step
+        ceiling = current + of_variant[state.variant.key].max_up_step
         if highest is not None:
             ceiling = min(ceiling, highest)
         bounds.append((current, max(current, ceiling)))
@@ -172,18 +198,16 @@ def _covered(
     )
 
 
-def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory) -> ModelMemory:
+def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: float) -> ModelMemory:
     """Return the model's past with what its load has to keep now.
 
     A model seen for the first time keeps what it has: what is not known never looks like a small
     need later.
     """
     if past.analysis != load.analysis:
-        kept = Window().add(at_s, max(load.keep, load.supply), span_s=LONGEST_WINDOW_S)
+        kept = Window().add(at_s, max(load.keep, load.supply), span_s=load.window_s)
         return replace(past, analysis=load.analysis, kept=kept)
-    return replace(
-        past, kept=past.kept.add(at_s, load.keep, span_s=max(load.window_s, LONGEST_WINDOW_S))
-    )
+    return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
 
 
 def _undisputed(state: VariantState) -> Decision:
@@ -216,12 +240,15 @@ def _signalled(decision: Decision, state: VariantState) -> Decision:
 
 
 def _remember_published(
-    variants: Mapping[VariantKey, VariantMemory], decisions: Decisions, at_s: float, policy: Policy
+    variants: Mapping[VariantKey, VariantMemory],
+    decisions: Decisions,
+    at_s: float,
+    of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, VariantMemory]:
     """Return the past of the variants; one whose count could not be read keeps the one it had."""
     after = dict(sorted(variants.items()))
     for key, decision in decisions.items():
         past = after[key]
-        published = past.published.add(at_s, decision.desired, span_s=policy.down_period_s)
+        published = past.published.add(at_s, decision.desired, span_s=of_variant[key].down_period_s)
         after[key] = replace(past, published=published)
     return after

@@ -22,7 +22,7 @@ class Case:
 
     Attributes:
         at_s: Unix time now.
-        policy: Windows and steps.
+        policies: By variant, windows and steps.
         states: The variants as they stand.
         loads: Per variant, the load of its model.
         wanted: Counts of the allocation, one step at most.
@@ -32,7 +32,7 @@ class Case:
     """
 
     at_s: float
-    policy: Policy
+    policies: Mapping[VariantKey, Policy]
     states: Mapping[VariantKey, VariantState]
     loads: Mapping[VariantKey, ModelLoad]
     wanted: Mapping[VariantKey, int]
@@ -79,7 +79,7 @@ def hold_when_blind(decisions: Decisions, case: Case) -> Decisions:
     """Do not remove replicas from a variant while any ready replica is unseen."""
     held = {}
     for key, decision in decisions.items():
-        reasons = blind_reasons(case.states[key], case.at_s, case.policy)
+        reasons = blind_reasons(case.states[key], case.at_s, case.policies[key])
         if reasons:
             named = "; ".join(reasons[:_MOST_NAMED])
             if len(reasons) > _MOST_NAMED:
@@ -95,9 +95,9 @@ def hold_when_blind(decisions: Decisions, case: Case) -> Decisions:
 
 def settle_down(decisions: Decisions, case: Case) -> Decisions:
     """Go down only to the largest need of the window, and by bounded steps."""
-    policy, settled = case.policy, {}
+    settled = {}
     for key, decision in decisions.items():
-        memory = case.memory[key]
+        policy, memory = case.policies[key], case.memory[key]
         reasons = []
         floor = decision.desired
         if case.floors[key] > floor:

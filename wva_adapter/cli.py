@@ -219,6 +219,11 @@ def explain(
     help="A CSV of arrival second, prompt tokens and output tokens, in place of the scenario's.",
 )
 @click.option(
+    "--fleet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A YAML file of variants, tables and prices, in place of the scenario's.",
+)
+@click.option(
     "--prior-error",
     type=click.FloatRange(0, min_open=True),
     default=1.0,

@@ -332,3 +332,12 @@ def test_who_is_refused_at_once_does_not_pile_up() -> None:
     crowd = [(1.0, 50, 4)] * 5000
     outcome = play(a_scenario(crowd, start=0, concurrency=1))
     assert outcome.failures["no_endpoint"] == 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("S1b", "fea74e2fb3c8e43c"), ("S1c", "e30237242a9a38f6")]
+)
+def test_a_law_without_linear_algebra_has_the_same_hash_on_every_machine(
+    name: str, digest: str
+) -> None:
+    assert run(scenario(name, files), contender("inflight-16").tries[0], 0).digest == digest

@@ -126,6 +126,13 @@ class Scenario:
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want 0 to 1")
         if not self.fleet:
             raise ValueError(f"{self.name}: no variants, want at least one")
+        names = [deployed.name for deployed in self.fleet]
+        for loss in self.losses:
+            if loss.variant not in names:
+                raise ValueError(
+                    f"{self.name}: it takes nodes from variant {loss.variant!r}, "
+                    f"and the fleet has {', '.join(names)}"
+                )
 
     def with_startup_s(self, startup_s: float) -> Scenario:
         """Return the scenario with pods that start so fast."""

@@ -131,8 +131,8 @@ def test_a_pod_that_never_became_ready_is_billed_until_it_is_removed() -> None:
 
 
 def test_pods_that_are_not_ready_go_before_those_that_serve() -> None:
-    # The one that serves has a request of 5 s; the one that starts goes.
-    outcome = play(a_scenario([(25, 50, 500)], startup_s=20, grace_s=0), {20.0: 2, 30.0: 1})
+    # The one that serves has a request of 6 s; the one that starts goes.
+    outcome = play(a_scenario([(25, 50, 600)], startup_s=20, grace_s=0), {20.0: 2, 30.0: 1})
     assert outcome.failures["killed"] == 0
 
 
@@ -329,9 +329,20 @@ def test_lost_pages_are_the_same_for_the_same_pod_and_moment() -> None:
 
 
 def test_who_is_refused_at_once_does_not_pile_up() -> None:
-    crowd = [(1.0, 50, 4)] * 5000
-    outcome = play(a_scenario(crowd, start=0, concurrency=1))
-    assert outcome.failures["no_endpoint"] == 5000
+    # The one replica is lost with the request that the others wait for.
+    crowd = [(1.0, 50, 3000)] * 5000
+    setting = a_scenario(crowd, concurrency=1, losses=(Loss(5, "v", 1.0, back_s=50),))
+    outcome = play(setting)
+    assert outcome.failures["killed"] == 1
+    assert outcome.failures["no_endpoint"] == 4999
+
+
+def test_a_request_behind_those_that_gave_up_is_sent_at_once() -> None:
+    requests = [(1.0, 50, 4), (2.0, 50, 4), (80.0, 50, 4)]
+    setting = a_scenario(requests, start=0, timeout_s=5, when_saturated="queue")
+    outcome = play(setting, {50.0: 1})
+    assert outcome.failures["timeout"] == 2
+    assert outcome.in_slo == 1
 
 
 @pytest.mark.parametrize(

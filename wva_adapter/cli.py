@@ -219,6 +219,11 @@ def explain(
     help="A CSV of arrival second, prompt tokens and output tokens, in place of the scenario's.",
 )
 @click.option(
+    "--fleet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A YAML file of variants, tables and prices, in place of the scenario's.",
+)
+@click.option(
     "--prior-error",
     type=click.FloatRange(0, min_open=True),
     default=1.0,
@@ -239,6 +244,12 @@ def explain(
     metavar="[FILE]",
     help="One JSON document, there or to stdout in place of the table.",
 )
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A page for a browser, which needs nothing else.",
+)
 def simulate(
     scenarios: tuple[str, ...],
     policies: tuple[str, ...],
@@ -246,6 +257,7 @@ def simulate(
     jobs: int,
     prior_error: float,
     json_file: str | None,
+    html_file: Path | None,
     **changed: Any,
 ) -> None:
     """Run scenarios under policies, and show what each gave its clients and what it cost.
@@ -254,6 +266,7 @@ def simulate(
     """
     from rich.console import Console
 
+    from wva_adapter.sim.report import open_file, page
     from wva_adapter.sim.table import shown, tables
     from wva_adapter.sim.workers import Changes, Job, check, work_all
 
@@ -265,8 +278,13 @@ def simulate(
         for seed in seeds
     ]
     check(asked)
+    for option, file in (("--html", html_file), ("--json", json_file)):
+        if file is not None and file != "-":
+            open_file(option, Path(file))
     with shown(asked) as progress:
         done = work_all(asked, progress, processes=jobs)
+    if html_file is not None:
+        html_file.write_text(page(done), encoding="utf-8")
     document = json.dumps({"runs": [run.document() for run in done]}, indent=2, allow_nan=False)
     if json_file == "-":
         click.echo(document)

@@ -141,6 +141,6 @@ def filled(kind: Any) -> Any:
     if issubclass(kind, Enum):
         return list(kind)[-1]
     hints = get_type_hints(kind)
-    if is_dataclass(kind):
-        return kind(**{f.name: filled(hints[f.name]) for f in fields(kind) if f.init})
-    return kind(*(filled(hints[name]) for name in kind._fields))
+    names = [f.name for f in fields(kind) if f.init] if is_dataclass(kind) else kind._fields
+    make: Any = kind
+    return make(**{name: filled(hints[name]) for name in names})

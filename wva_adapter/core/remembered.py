@@ -43,7 +43,7 @@ def from_document(document: object) -> Memory:
 
 
 def bounded(memory: Memory) -> Memory:
-    """Return what is worth keeping over a restart, at most 10 KB per variant as a document.
+    """Return what is worth keeping over a restart, at most 1 MiB per 100 variants as a document.
 
     Arrivals are rounded, and what single replicas showed last is left out: it is read again
     within one scrape. Bounding twice changes nothing more.

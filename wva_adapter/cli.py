@@ -83,8 +83,14 @@ def commands() -> None:
     type=click.Path(path_type=Path),
     help="The settings; `wva-adapter config --print` shows every key.",
 )
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Record every cycle there; `wva-adapter decide` replays it.",
+)
 @serving_flags
-def serve(config: Path, **flags: Any) -> None:
+def serve(config: Path, record: Path | None, **flags: Any) -> None:
     """Run the adapter until it is told to end (SIGTERM or Ctrl-C).
 
     Example: wva-adapter serve --config wva.yaml
@@ -96,7 +102,7 @@ def serve(config: Path, **flags: Any) -> None:
     log_to_stderr()
 
     async def run() -> None:
-        adapter = Adapter(settings, folder=config.parent)
+        adapter = Adapter(settings, folder=config.parent, record=record)
         signals = _Signals()
         await adapter.run(signals.stop, hurry=signals.hurry)
 
@@ -134,6 +140,43 @@ def demo(for_s: float, seed: int, json_file: Path | None) -> None:
     if json_file is not None:
         json_file.write_text(json.dumps(summary.document(), indent=2) + "\n")
     sys.exit(1 if summary.failed else 0)
+
+
+@commands.command()
+@click.argument("recording", metavar="SNAPSHOT", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Decide under the policy of these settings instead of the recorded one.",
+)
+@click.option("--line", type=click.IntRange(2), default=None, help="Replay up to this line.")
+@click.option("--all", "whole", is_flag=True, help="Replay all and compare every decision.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def decide(
+    recording: Path, config_file: Path | None, line: int | None, whole: bool, as_json: bool
+) -> None:
+    """Decide again what a recording holds: its last cycle, that of a line, or all.
+
+    Example: wva-adapter decide run.jsonl --all
+    """
+    from wva_adapter.collect.record import open_recording
+    from wva_adapter.replay import replay
+    from wva_adapter.settings import load_settings
+
+    if whole and line is not None:
+        raise click.UsageError("want --line N or --all, not both")
+    policy = None if config_file is None else load_settings(config_file).to_policy()
+    found = replay(open_recording(recording), policy=policy, line=line)
+    if as_json:
+        click.echo(json.dumps(found.document(whole=whole), indent=2))
+    else:
+        click.echo("\n".join(found.lines(whole=whole)))
+    if found.problem is not None:
+        click.echo(f"wva-adapter: {found.problem}", err=True)
+    bad = whole and policy is None and found.different
+    sys.exit(1 if found.problem is not None or bad else 0)
 
 
 @commands.command()

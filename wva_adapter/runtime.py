@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wva_adapter.collect.assemble import ReplicaView, Source, VariantView, assemble
 from wva_adapter.collect.cluster import ClusterSource
+from wva_adapter.collect.record import Recorder
 from wva_adapter.collect.scrape import Scraper
 from wva_adapter.collect.static import StaticSource
 from wva_adapter.core.decision import Decision, Plan
@@ -55,6 +56,7 @@ class Adapter:
     Args:
         settings: What the operator wrote.
         folder: Relative paths in the settings start here.
+        record: Where every cycle is recorded; ``None`` for nowhere.
         clock: Unix time; a faster one makes windows and ages pass faster.
         speed: Seconds of ``clock`` per second of the event loop; periods shrink by it.
 
@@ -67,9 +69,11 @@ class Adapter:
         settings: Settings,
         *,
         folder: Path,
+        record: Path | None = None,
         clock: Callable[[], float] = time.time,
         speed: float = 1.0,
     ) -> None:
+        self._recorder = None if record is None else Recorder(record)
         self._policy = settings.to_policy()
         self._guards = settings.guards
         self._clock = clock
@@ -321,12 +325,24 @@ class Adapter:
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
-        decided, self._memory = plan(snapshot, self._policy, self._memory)
+        before = self._memory
+        decided, self._memory = plan(snapshot, self._policy, before)
         self.board.post(decided, snapshot)
+        self._record(snapshot, before, decided)
         self._snapshot = snapshot
         _log_changes(self._last, decided)
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
+
+    def _record(self, snapshot: Snapshot, before: Memory, decided: Plan) -> None:
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.record(snapshot, self._policy, before, decided)
+        except OSError as error:
+            # A full disk must not end the decisions; what follows a gap could not be replayed.
+            log.error("recording ended", extra={"problem": error.strerror})
+            self._recorder = None
 
     def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
         self._recorded = former

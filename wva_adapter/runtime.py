@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from wva_adapter.collect.static import StaticSource
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
+from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import crosses
 from wva_adapter.core.snapshot import ReplicaSample, Snapshot
 from wva_adapter.errors import ClusterError
@@ -69,9 +70,10 @@ class Adapter:
         clock: Callable[[], float] = time.time,
         speed: float = 1.0,
     ) -> None:
-        self._policy = settings.to_policy()
+        self._policies = settings.to_policies()
         self._clock = clock
         self._cycle_s = settings.cycle / speed
+        self._policy_of: Mapping[str, Policy] = {}
         self._memory = Memory()
         self._last: Plan | None = None
         self._snapshot: Snapshot | None = None
@@ -101,7 +103,6 @@ class Adapter:
             settings.max_age,
             clock,
             controller_instance=settings.controller_instance,
-            policy=self._policy,
         )
         self._telemetry = Telemetry(self.board, clock=clock)
         self._in_step = self._cluster is None
@@ -311,11 +312,18 @@ class Adapter:
         started_s = time.perf_counter()
         views: list[VariantView] = [view for source in self._sources for view in source.view()]
         self._scraper.follow([replica for view in views for replica in view.replicas])
+        if self._policies.overrides:
+            self._policy_of = {
+                replica.uid: policy
+                for view in views
+                for policy in [self._policies.of(view.variant.key.namespace, view.variant.model_id)]
+                for replica in view.replicas
+            }
         snapshot, conflicts = assemble(views, self._scraper.scraped, self._clock())
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("variants in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
-        decided, self._memory = plan(snapshot, self._policy, self._memory)
+        decided, self._memory = plan(snapshot, self._policies, self._memory)
         self.board.post(decided, snapshot)
         self._snapshot = snapshot
         _log_changes(self._last, decided)
@@ -346,9 +354,10 @@ class Adapter:
         former = self._recorded
         return None if former is None or str(former.owner) != service else former.ca_bundle or None
 
-    def _on_page(self, _: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
+    def _on_page(self, view: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
         # A replica read for the first time is news as well: until then it was held blindly.
-        if before is None or crosses(before, now, self._policy):
+        policy = self._policy_of.get(view.uid, self._policies.default)
+        if before is None or crosses(before, now, policy):
             self._news.set()
 
 

@@ -90,13 +90,13 @@ def serve(config: Path, **flags: Any) -> None:
     Example: wva-adapter serve --config wva.yaml
     """
     from wva_adapter.runtime import Adapter
-    from wva_adapter.settings import load_settings
+    from wva_adapter.settings import SettingsFile
 
-    settings = load_settings(config, overrides(flags))
+    file = SettingsFile(config, overrides(flags))
     log_to_stderr()
 
     async def run() -> None:
-        adapter = Adapter(settings, folder=config.parent)
+        adapter = Adapter(file.settings, folder=config.parent, file=file)
         signals = _Signals()
         await adapter.run(signals.stop, hurry=signals.hurry)
 

@@ -24,6 +24,7 @@ from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.publish.apiservice import ApiService, ApiServiceKeeper, parse_address
 from wva_adapter.publish.board import Board
+from wva_adapter.publish.explain import Refusals
 from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.certificates import serving_pair
@@ -40,7 +41,7 @@ from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import ServingTls
 from wva_adapter.serve.trust import trust_of_files
 from wva_adapter.serve.upstream import FileToken, Identity, Token, Trusted, Upstream
-from wva_adapter.settings import ProviderSection, Settings
+from wva_adapter.settings import ProviderSection, Settings, SettingsFile
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Adapter:
     Args:
         settings: What the operator wrote.
         folder: Relative paths in the settings start here.
+        file: Where the settings come from, so that its changes are taken over; ``None`` where
+            they stay as they are.
         clock: Unix time; a faster one makes windows and ages pass faster.
         speed: Seconds of ``clock`` per second of the event loop; periods shrink by it.
 
@@ -67,9 +70,13 @@ class Adapter:
         settings: Settings,
         *,
         folder: Path,
+        file: SettingsFile | None = None,
         clock: Callable[[], float] = time.time,
         speed: float = 1.0,
     ) -> None:
+        self._settings = settings
+        self._file = file
+        self._speed = speed
         self._policies = settings.to_policies()
         self._clock = clock
         self._cycle_s = settings.cycle / speed
@@ -310,6 +317,7 @@ class Adapter:
 
     def _decide(self) -> None:
         started_s = time.perf_counter()
+        self._take_settings()
         views: list[VariantView] = [view for source in self._sources for view in source.view()]
         self._scraper.follow([replica for view in views for replica in view.replicas])
         if self._policies.overrides:
@@ -324,11 +332,33 @@ class Adapter:
             log.warning("variants in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
         decided, self._memory = plan(snapshot, self._policies, self._memory)
-        self.board.post(decided, snapshot)
+        self.board.post(decided, snapshot, self._refusals())
         self._snapshot = snapshot
         _log_changes(self._last, decided)
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
+
+    def _take_settings(self) -> None:
+        """Decide by the settings as their file has them now, or as it last had them well."""
+        if self._file is None or not self._file.look():
+            return
+        if self._file.problem is not None:
+            log.warning(
+                "settings refused, the last good ones stay", extra={"problem": self._file.problem}
+            )
+            return
+        self._settings = self._file.settings
+        self._policies = self._settings.to_policies()
+        self._policy_of = {}
+        self._cycle_s = self._settings.cycle / self._speed
+        self.board.max_age_s = self._settings.max_age
+        log.info("settings changed", extra={"file": self._file.name})
+
+    def _refusals(self) -> Refusals:
+        """Return what of the configuration is wrong, so that an earlier one holds."""
+        file = [] if self._file is None or self._file.problem is None else [self._file.problem]
+        of_variant = {} if self._cluster is None else self._cluster.refused
+        return Refusals(tuple(file), of_variant)
 
     def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
         self._recorded = former

@@ -16,6 +16,7 @@ from wva_adapter.core.rules import RULES, Case, follow_demand
 Decisions = Mapping[VariantKey, Decision]
 
 _MOST_ALTERNATIVES = 8
+_CENT = 0.01
 # Sums of products of floats differ by rounding; a shortage of this share is none.
 _ROUNDING = 1e-9
 
@@ -67,9 +68,9 @@ class WhyNot:
         if self.count == self.desired:
             return (f"{self.count} is what was decided",)
         money = (
-            f"it costs {abs(self.more_per_h):.4g} $/h {'more' if self.more_per_h > 0 else 'less'}"
+            f"it costs {abs(self.more_per_h):.2f} $/h {'more' if self.more_per_h > 0 else 'less'}"
         )
-        if self.more_per_h == 0:
+        if abs(self.more_per_h) < _CENT / 2:
             money = "it costs the same"
         said = list(self.breaks)
         if not said:
@@ -134,8 +135,8 @@ def alternatives(key: VariantKey, decisions: Decisions, case: Case) -> tuple[Alt
             found.append(Alternative(counts, cost, True, "decided"))
             continue
         against = next(iter(_objections(counts, decisions, case)), None)
-        why = f"{abs(cost - base):.4g} $/h {'more' if cost > base else 'less'}"
-        if cost == base:
+        why = f"{abs(cost - base):.2f} $/h {'more' if cost > base else 'less'}"
+        if abs(cost - base) < _CENT / 2:
             why = "costs the same"
         if against is not None:
             why = f"{against} ({why})"

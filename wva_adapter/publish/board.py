@@ -85,8 +85,12 @@ class Board:
 
     @property
     def max_age_s(self) -> float:
-        """A plan older than this is served to nobody."""
+        """A plan older than this is served to nobody; a change holds from the next plan on."""
         return self._max_age_s
+
+    @max_age_s.setter
+    def max_age_s(self, seconds: float) -> None:
+        self._max_age_s = seconds
 
     def now_s(self) -> float:
         """Return the Unix time by which plans age."""

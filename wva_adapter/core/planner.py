@@ -22,7 +22,7 @@ from wva_adapter.core.memory import (
 )
 from wva_adapter.core.pages import take_pages
 from wva_adapter.core.policies import Policies
-from wva_adapter.core.policy import LONGEST_WINDOW_S, Policy
+from wva_adapter.core.policy import Policy
 from wva_adapter.core.rules import RULES, Case, Decisions
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
@@ -76,7 +76,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         else:
             load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy)
         loads.append(load)
-        models[model] = _remember_kept(load, snapshot.at_s, past)
+        models[model] = _remember_kept(load, snapshot.at_s, past, policy.window_s())
         wanted |= {s.variant.key: s.spec_replicas or 0 for s in members}
         known = [
             state
@@ -198,18 +198,16 @@ def _covered(
     )
 
 
-def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory) -> ModelMemory:
+def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: float) -> ModelMemory:
     """Return the model's past with what its load has to keep now.
 
     A model seen for the first time keeps what it has: what is not known never looks like a small
     need later.
     """
     if past.analysis != load.analysis:
-        kept = Window().add(at_s, max(load.keep, load.supply), span_s=LONGEST_WINDOW_S)
+        kept = Window().add(at_s, max(load.keep, load.supply), span_s=load.window_s)
         return replace(past, analysis=load.analysis, kept=kept)
-    return replace(
-        past, kept=past.kept.add(at_s, load.keep, span_s=max(load.window_s, LONGEST_WINDOW_S))
-    )
+    return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
 
 
 def _undisputed(state: VariantState) -> Decision:

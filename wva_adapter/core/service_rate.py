@@ -23,7 +23,7 @@ from wva_adapter.core.queueing import mean_wait_s
 PREFILL_SHARE = 0.9
 """Largest share of its time that a replica may spend on prompts."""
 
-ITL_SHARE = 0.8
+ITL_SHARE = 0.9
 """The mean inter-token latency stays below this share of its SLO."""
 
 BATCH_SHARE = 0.9

@@ -25,6 +25,7 @@ from wva_adapter.sim.world import run
 
 _TOLD_EVERY_S = 60.0
 _LOOK_S = 0.2
+_NEARLY_POINTS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +134,22 @@ def work(job: Job, on_time: Callable[[float], None] | None = None) -> Done:
     """Do one run."""
     begin_s = time.perf_counter()
     competes = contender(job.policy, prior_error=job.prior_error)
-    outcome = run(
-        staged(job.scenario, job.changes),
-        competes.make,
-        job.seed,
-        when_saturated=competes.when_saturated,
-        on_time=on_time,
-    )
-    return Done(job, outcome, time.perf_counter() - begin_s)
+    setting = staged(job.scenario, job.changes)
+    if competes.prepare is not None:
+        setting = competes.prepare(setting, job.seed)
+    outcomes = [
+        run(
+            setting,
+            make,
+            job.seed,
+            when_saturated=competes.when_saturated,
+            on_time=on_time if index == 0 else None,
+        )
+        for index, make in enumerate(competes.tries)
+    ]
+    best = max(outcome.in_slo_pct for outcome in outcomes)
+    nearly = [o for o in outcomes if o.in_slo_pct >= best - _NEARLY_POINTS]
+    return Done(job, nearly[-1], time.perf_counter() - begin_s)
 
 
 class Progress:

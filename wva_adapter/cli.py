@@ -96,13 +96,13 @@ def serve(config: Path, record: Path | None, **flags: Any) -> None:
     Example: wva-adapter serve --config wva.yaml
     """
     from wva_adapter.runtime import Adapter
-    from wva_adapter.settings import load_settings
+    from wva_adapter.settings import SettingsFile
 
-    settings = load_settings(config, overrides(flags))
+    file = SettingsFile(config, overrides(flags))
     log_to_stderr()
 
     async def run() -> None:
-        adapter = Adapter(settings, folder=config.parent, record=record)
+        adapter = Adapter(file.settings, folder=config.parent, file=file, record=record)
         signals = _Signals()
         await adapter.run(signals.stop, hurry=signals.hurry)
 
@@ -214,19 +214,31 @@ def inspect(source: str, engine: str | None, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="A bearer token, as `kubectl create token` prints it: who asks an adapter in a cluster.",
 )
+@click.option(
+    "--why-not",
+    "why_not",
+    type=click.IntRange(min=0, max=999_999),
+    metavar="N",
+    help="What speaks against this count of the variant: what it breaks, or costs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def explain(
     variant: tuple[str, str] | None,
     url: str,
     ca_file: Path,
     token_file: Path | None,
+    why_not: int | None,
     as_json: bool,
 ) -> None:
     """Show why a running adapter decided what it did: inputs, rules, numbers.
 
-    Example: wva-adapter explain chat/llama-a100
+    Example: wva-adapter explain chat/llama-a100 --why-not 3
     """
+    if why_not is not None and variant is None:
+        raise click.UsageError("--why-not: of which variant? want NAMESPACE/NAME")
     path = "/explain" if variant is None else f"/explain/{variant[0]}/{variant[1]}"
+    if why_not is not None:
+        path += f"?why_not={why_not}"
     accept = "application/json" if as_json else "text/plain"
     try:
         token = None if token_file is None else token_file.read_text().strip()

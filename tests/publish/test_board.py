@@ -373,7 +373,15 @@ def test_an_explanation_has_the_trail_the_pages_and_what_the_reader_does() -> No
     assert document["next"] == f"{HPA.name} sets 3 at its next look, now 2"
     assert document["model"]["unit"] == "replicas"
     assert document["problem"] is None
-    assert (document["capacity"], document["demand"], document["allocations"]) == (None,) * 3
+    # This analysis counts replicas: it knows no rate, and forecasts nothing.
+    assert document["capacity"]["per_replica"] == 1.0
+    assert (document["capacity"]["per_s"], document["demand"]) == (None, None)
+    assert document["allocations"][0] == {
+        "counts": {"llama-a100": 3},
+        "cost_per_h": 3 * 1.2,
+        "feasible": True,
+        "why": "decided",
+    }
     json.dumps(document)  # it is what is sent
 
 

@@ -154,7 +154,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         replicas=pages.replicas,
         prior_scale=memory.prior_scale,
     )
-    return Plan(snapshot.at_s, decisions, undecided, tuple(loads)), after
+    return Plan(snapshot.at_s, decisions, undecided, tuple(loads), case), after
 
 
 def _model(state: VariantState) -> ModelKey:

@@ -10,6 +10,7 @@ from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import Reader
 from wva_adapter.core.hpa import average_value_replicas, value_replicas
 from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import Bill
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState, VariantState
@@ -138,12 +139,22 @@ def decision_document(decision: Decision) -> Document:
         "current": decision.current,
         "ready": decision.ready,
         "desired": decision.desired,
-        "shadow": None,
+        "limited": decision.limited,
+        "shadow": None if decision.bill is None else _bill_document(decision.bill),
         "cost_per_h": decision.cost_per_h,
         "trail": [
             {"rule": step.rule, "from": step.before, "to": step.after, "why": step.why}
             for step in decision.trail
         ],
+    }
+
+
+def _bill_document(bill: Bill) -> Document:
+    return {
+        "desired": bill.desired,
+        "since_s": bill.since_s,
+        "would_usd": bill.would_usd,
+        "ran_usd": bill.ran_usd,
     }
 
 
@@ -207,6 +218,8 @@ def _lines(case: Case) -> Sequence[str]:
             f"    {step.rule:<{width}}  {step.before} → {step.after}  {step.why}"
             for step in decision.trail
         ]
+        if decision.limited is not None:
+            lines.append(f"  limited: {decision.limited}")
     if case.load is not None:
         demand = "unknown" if case.load.demand is None else f"{case.load.demand:.2f}"
         lines.append(

@@ -17,7 +17,7 @@ from wva_adapter.documents import Duration, Section
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _DAY_MINUTES = 24 * 60
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})")
+_CLOCK = re.compile(r"\d{1,2}:[0-5]\d")
 # A week of winter and one of summer, each from a Monday: clocks differ between them.
 _WEEKS = (datetime(2024, 1, 8, tzinfo=UTC), datetime(2024, 7, 8, tzinfo=UTC))
 
@@ -32,15 +32,17 @@ def _zone(name: str) -> str:
 
 
 def _clock(value: object) -> object:
-    """Return the minutes after midnight; YAML reads an unquoted 18:00 as 1080 by itself."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _DAY_MINUTES:
+    """Return a time of day as it is written; YAML reads an unquoted 18:00 as 1080 by itself."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value // 60:02}:{value % 60:02}"
+    if isinstance(value, str) and _CLOCK.fullmatch(value) and _minutes(value) <= _DAY_MINUTES:
         return value
-    match = _CLOCK.fullmatch(value) if isinstance(value, str) else None
-    if match is not None:
-        minutes = 60 * int(match[1]) + int(match[2])
-        if int(match[2]) < 60 and minutes <= _DAY_MINUTES:
-            return minutes
     raise ValueError("want a time of day from 00:00 to 24:00")
+
+
+def _minutes(clock: str) -> int:
+    hours, minutes = clock.split(":")
+    return 60 * int(hours) + int(minutes)
 
 
 def _moment(value: object) -> object:
@@ -57,7 +59,7 @@ def _moment(value: object) -> object:
 
 
 TimeZone = Annotated[str, AfterValidator(_zone)]
-Clock = Annotated[int, BeforeValidator(_clock)]
+Clock = Annotated[str, BeforeValidator(_clock)]
 Count = Annotated[int, Field(ge=0)]
 Days = Annotated[tuple[Day, ...], Field(strict=False)]
 
@@ -84,10 +86,8 @@ class PinSection(_Scoped):
 
 class _Weekly(_Scoped):
     days: Days = Field(get_args(Day), description="Days on which it begins")
-    begins: Clock = Field(0, description="Time of day at which it begins")
-    ends: Clock = Field(
-        _DAY_MINUTES, description="Time of day at which it ends, or on the next day"
-    )
+    begins: Clock = Field("00:00", description="Time of day at which it begins")
+    ends: Clock = Field("24:00", description="Time of day at which it ends, or on the next day")
     time_zone: TimeZone | None = Field(None, description="IANA name; default: guards.time_zone")
 
     def spans(self, moment: datetime, zone: str) -> Iterator[tuple[float, float]]:
@@ -98,8 +98,9 @@ class _Weekly(_Scoped):
             begin = today + timedelta(days=offset)
             if get_args(Day)[begin.weekday()] not in self.days:
                 continue
-            end = begin if self.ends > self.begins else begin + timedelta(days=1)
-            yield _at(begin, self.begins, place), _at(end, self.ends, place)
+            from_min, until_min = _minutes(self.begins), _minutes(self.ends)
+            end = begin if until_min > from_min else begin + timedelta(days=1)
+            yield _at(begin, from_min, place), _at(end, until_min, place)
 
 
 class FreezeSection(_Weekly):

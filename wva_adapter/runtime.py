@@ -106,10 +106,11 @@ class Adapter:
             )
             self._sources.append(self._cluster)
         if settings.static_file is not None:
-            self._sources.append(StaticSource(folder / settings.static_file))
-        described = [view.variant for source in self._sources[-1:] for view in source.view()]
-        for problem in budget_problems(settings.guards.at(clock()), described):
-            raise ConfigError(problem)
+            static = StaticSource(folder / settings.static_file)
+            self._sources.append(static)
+            described = [view.variant for view in static.view()]
+            for problem in budget_problems(settings.guards.at(clock()), described):
+                raise ConfigError(problem)
         self._scraper = Scraper(
             period_s=settings.scrape_period / speed,
             timeout_s=settings.scrape_timeout / speed,
@@ -349,6 +350,7 @@ class Adapter:
         self._record(snapshot, before, decided)
         self._snapshot = snapshot
         _log_changes(self._last, decided)
+        self._telemetry.count_escapes(self._last, decided)
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
 

@@ -581,4 +581,6 @@ def _written(field: FieldInfo) -> str:
 
 
 def _is_duration(field: FieldInfo) -> bool:
-    return any(type(entry).__name__ == "BeforeValidator" for entry in field.metadata)
+    return isinstance(field.default, float) and any(
+        type(entry).__name__ == "BeforeValidator" for entry in field.metadata
+    )

@@ -495,3 +495,50 @@ def test_match_expressions_find_pods_and_an_empty_selector_finds_none() -> None:
 
     deployment["spec"]["selector"] = {}
     assert the_view(hpas=[an_hpa()], deployments=[deployment], pods=pods).replicas == ()
+
+
+def a_waiting_pod(*conditions: Document, gates: list[Document] | None = None) -> Document:
+    pod = a_pod(ready=False, ip=None, node="", phase="Pending")
+    pod["status"]["conditions"] = list(conditions)
+    pod["spec"]["schedulingGates"] = gates or []
+    return pod
+
+
+def unplaced(pod: Document) -> tuple[str | None, float | None]:
+    view = read_replica(msgspec.convert(pod, Pod))
+    return view.unscheduled, view.unscheduled_since_s
+
+
+def test_a_pod_that_the_scheduler_finds_no_node_for_says_so_and_since_when() -> None:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available",
+        "lastTransitionTime": "2026-01-02T03:04:08Z",
+    }
+    assert unplaced(a_waiting_pod(condition)) == ("Unschedulable", 1767323048.0)
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    assert unplaced(a_waiting_pod(scheduled)) == (None, None)
+    assert unplaced(a_pod()) == (None, None)
+
+
+def test_a_gated_pod_is_gated_with_and_without_the_schedulers_word() -> None:
+    gates = [{"name": "kueue.x-k8s.io/admission"}]
+    created_s = 1767323045.0
+    assert unplaced(a_waiting_pod(gates=gates)) == ("SchedulingGated", created_s)
+    condition = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    assert unplaced(a_waiting_pod(condition, gates=gates)) == ("SchedulingGated", created_s)
+
+
+def test_a_workload_whose_pods_are_refused_says_why() -> None:
+    workload = a_workload()
+    message = 'pods "llama-a100-x" is forbidden: exceeded quota: gpus'
+    workload["status"]["conditions"] = [
+        {"type": "Available", "status": "True"},
+        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message},
+    ]
+    (view,) = described(hpas=[an_hpa()], deployments=[workload]).views
+    assert view.refused == message
+    (view,) = described(hpas=[an_hpa()]).views
+    assert view.refused is None

@@ -15,6 +15,7 @@ from wva_adapter.core.answer import Answer, Items, NoPlan, NotFound
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.fleet import Reader, VariantKey
 from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import Bill
 from wva_adapter.core.snapshot import Snapshot, VariantState
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.explain import Explanation
@@ -486,3 +487,31 @@ def test_all_variants_are_explained_together_in_the_order_of_their_names() -> No
 def test_a_variant_that_does_not_exist_is_not_explained() -> None:
     answer = explained(a_state()).explain("chat", "x")
     assert message(answer) == "no variant chat/x; namespace chat has: llama-a100"
+
+
+def test_a_variant_in_shadow_is_served_no_count_and_says_where_it_is() -> None:
+    bill = Bill(0.0, 1000.0, 3, 2, would_usd=3.5, ran_usd=2.5)
+    board = a_board(replace(a_decision(), bill=bill, limited="max_replicas is 3"))
+    why = "chat/llama-a100 is in shadow: its count is wva_shadow_desired_replicas on /metrics"
+    for answer in (
+        board.desired("chat", "llama-a100"),
+        board.answer("chat", "wva_desired_replicas", parse_selector("variant_name=llama-a100")),
+        board.answer("chat", "wva_desired_ratio", parse_selector("variant_name=llama-a100")),
+    ):
+        assert isinstance(answer, NoPlan)
+        assert why in answer.message
+    assert isinstance(
+        board.answer("chat", "wva_current_replicas", parse_selector("variant_name=llama-a100")),
+        Items,
+    )
+    explained = board.explain("chat", "llama-a100")
+    assert isinstance(explained, Explanation)
+    assert explained.document["decision"]["shadow"] == {
+        "desired": 3,
+        "since_s": 0.0,
+        "would_usd": 3.5,
+        "ran_usd": 2.5,
+    }
+    assert explained.document["decision"]["limited"] == "max_replicas is 3"
+    assert "  limited: max_replicas is 3\n" in explained.text
+    assert f"nothing is served, so the count stays: {why}" in explained.text

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.builders import a_key, a_replica, a_state, a_variant
 from tests.publish.test_board import Clock, a_board, a_decision, post
-from wva_adapter.core.decision import Plan
+from wva_adapter.core.decision import Decision, Plan
+from wva_adapter.core.memory import Bill
 from wva_adapter.core.snapshot import Snapshot
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.telemetry import Telemetry
@@ -96,3 +99,29 @@ def test_cycles_and_the_process_itself_are_measured() -> None:
     assert samples(telemetry, "wva_cycle_seconds_count") == {"": 2.0}
     assert samples(telemetry, "wva_cycle_seconds_sum") == {"": 0.52}
     assert samples(telemetry, "process_resident_memory_bytes")[""] > 1e6
+
+
+def in_shadow(decision: Decision) -> Decision:
+    bill = Bill(0.0, 1000.0, decision.desired, decision.current, 3.5, 2.5)
+    return replace(decision, bill=bill)
+
+
+def test_a_variant_in_shadow_has_its_count_under_another_name_only() -> None:
+    board = a_board(in_shadow(a_decision("llama-a100")), a_decision("llama-h100", desired=5))
+    telemetry = Telemetry(board, clock=Clock())
+    assert samples(telemetry, "wva_desired_replicas") == {"llama-h100": 5.0}
+    assert samples(telemetry, "wva_desired_ratio") == {"llama-h100": 2.5}
+    assert samples(telemetry, "wva_shadow_desired_replicas") == {"llama-a100": 3.0}
+    assert samples(telemetry, "wva_current_replicas") == {"llama-a100": 2.0, "llama-h100": 2.0}
+
+
+def test_an_escape_is_counted_once_however_many_cycles_it_lasts() -> None:
+    telemetry = Telemetry(a_board(a_decision()), clock=Clock())
+    hidden = a_decision().to(3, rule="escape_tolerance", why="ignored")
+    escaped = hidden.to(5, rule="escape_tolerance", why="ignored for 4 cycles")
+    plans = [Plan(float(i), {d.key: d}) for i, d in enumerate((hidden, escaped, escaped))]
+    telemetry.count_escapes(None, plans[0])
+    assert samples(telemetry, "wva_tolerance_escapes_total") == {}
+    telemetry.count_escapes(plans[0], plans[1])
+    telemetry.count_escapes(plans[1], plans[2])
+    assert samples(telemetry, "wva_tolerance_escapes_total") == {"llama-a100": 1.0}

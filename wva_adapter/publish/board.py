@@ -12,7 +12,16 @@ from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.snapshot import Snapshot, VariantState
 from wva_adapter.publish.explain import Case, Explanation, Refusals
-from wva_adapter.publish.metrics import METRICS, PLAIN, PLAN_AGE, SCRAPE_PROBLEMS, Published
+from wva_adapter.publish.metrics import (
+    METRICS,
+    PLAIN,
+    PLAN_AGE,
+    SCRAPE_PROBLEMS,
+    SHADOW,
+    WITHHELD,
+    Published,
+    in_shadow,
+)
 
 _MOST_NAMED: Final = 20
 _NO_PLAN_YET: Final = "no plan yet: the adapter has not finished its first cycle"
@@ -32,7 +41,7 @@ class Board:
     """
 
     metrics: Collection[str] = tuple(PLAIN)
-    scraped_only: Collection[str] = (PLAN_AGE, SCRAPE_PROBLEMS)
+    scraped_only: Collection[str] = (PLAN_AGE, SCRAPE_PROBLEMS, SHADOW)
 
     def __init__(
         self,
@@ -152,6 +161,8 @@ class Board:
             if (why := self._invalid(key)) is not None:
                 return NoPlan(why)
             published = self._published[key]
+            if metric in WITHHELD and (why := self._withheld(key)) is not None:
+                return NoPlan(why)
             value = read(published)
             if value is None:
                 return NoPlan(f"{key}: {metric} is unknown: no replica of its model was seen")
@@ -170,7 +181,7 @@ class Board:
             return NoPlan(_NO_PLAN_YET)
         if key not in self._states:
             return NotFound(self._no_such_variant(key))
-        if (why := self._invalid(key)) is not None:
+        if (why := self._invalid(key) or self._withheld(key)) is not None:
             return NoPlan(why)
         published = self._published[key]
         count = published.decision.desired
@@ -209,7 +220,7 @@ class Board:
             load=self._loads.get(key),
             at_s=plan.at_s,
             plan_age_s=self._clock() - plan.at_s,
-            problem=self._invalid(key),
+            problem=self._invalid(key) or self._withheld(key),
             plan=plan,
             refused=self._refused.of_variant.get(key, ()),
             other_count=other_count,
@@ -226,6 +237,12 @@ class Board:
         if key not in self._plan.decisions:
             why = self._plan.undecided.get(key, "the last plan does not decide on it")
             return f"{key} is undecided: {why}"
+        return None
+
+    def _withheld(self, key: VariantKey) -> str | None:
+        """Return why a variant with a valid count is not served it; ``None`` where it is."""
+        if key in self._published and in_shadow(self._published[key]):
+            return f"{key} is in shadow: its count is {SHADOW} on /metrics, and not served"
         return None
 
     def _label(self, variant: Variant) -> Mapping[str, str]:

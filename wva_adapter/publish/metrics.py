@@ -28,19 +28,31 @@ class Published:
     labels: Mapping[str, str]
 
 
-def _desired(published: Published) -> int:
-    return published.decision.value_milli
+def in_shadow(published: Published) -> bool:
+    """Return whether the count is decided and not served."""
+    return published.decision.bill is not None
 
 
-def _count(published: Published) -> int:
-    return 1000 * published.decision.desired
+def shadow_count(published: Published) -> int | None:
+    """Return the count that is not served, in thousandths; ``None`` where it is served."""
+    return 1000 * published.decision.desired if in_shadow(published) else None
+
+
+def _desired(published: Published) -> int | None:
+    return None if in_shadow(published) else published.decision.value_milli
+
+
+def _count(published: Published) -> int | None:
+    return None if in_shadow(published) else 1000 * published.decision.desired
 
 
 def _current(published: Published) -> int:
     return 1000 * published.decision.current
 
 
-def _ratio(published: Published) -> int:
+def _ratio(published: Published) -> int | None:
+    if in_shadow(published):
+        return None
     decision = published.decision
     # From zero the ratio is the count itself. Rounded down: a reader that multiplies by its
     # replicas and rounds up arrives at the count, and never above it.
@@ -79,5 +91,9 @@ PLAIN: Final[Mapping[str, Callable[[Published], int | None]]] = {
 }
 """The same for who multiplies nothing and rounds nothing: the count is not shaped for an HPA."""
 
+WITHHELD: Final = ("wva_desired_replicas", "wva_desired_ratio")
+"""What a variant in shadow does not have."""
+
+SHADOW: Final = "wva_shadow_desired_replicas"
 PLAN_AGE: Final = "wva_plan_age_seconds"
 SCRAPE_PROBLEMS: Final = "wva_scrape_problems"

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.publish.board import Board
-from wva_adapter.publish.metrics import PLAIN, PLAN_AGE, SCRAPE_PROBLEMS, Published
+from wva_adapter.publish.metrics import (
+    PLAIN,
+    PLAN_AGE,
+    SCRAPE_PROBLEMS,
+    SHADOW,
+    Published,
+    shadow_count,
+)
 
 LABELS: Final = (
     "variant_name",
@@ -57,6 +65,19 @@ class Telemetry:
             buckets=_CYCLE_BUCKETS_S,
             registry=self.registry,
         )
+        self._escapes = Counter(
+            "wva_tolerance_escapes",
+            "Steps up that a reader's tolerance would have hidden, and that were made differently.",
+            labelnames=("variant_name", "exported_namespace"),
+            registry=self.registry,
+        )
+
+    def count_escapes(self, before: Plan | None, after: Plan) -> None:
+        """Count the steps up that got past a reader's tolerance and had not in the plan before."""
+        for key, decision in after.decisions.items():
+            earlier = None if before is None else before.decisions.get(key)
+            if _escaped(decision) and not (earlier is not None and _escaped(earlier)):
+                self._escapes.labels(key.name, key.namespace).inc()
 
     def observe_cycle(self, duration_s: float) -> None:
         """Count one finished cycle."""
@@ -89,6 +110,16 @@ class _Variants(Collector):
         for one in published:
             age.add_metric(_values(one), now_s - one.at_s)
         yield age
+        shadow = GaugeMetricFamily(
+            SHADOW,
+            "Replicas that a variant in shadow would be served.",
+            labels=LABELS,
+        )
+        for one in published:
+            count = shadow_count(one)
+            if count is not None:
+                shadow.add_metric(_values(one), count / 1000)
+        yield shadow
         yield self._problems()
 
     def _problems(self) -> Metric:
@@ -101,6 +132,12 @@ class _Variants(Collector):
             failing = sum(replica.problem is not None for replica in state.replicas)
             family.add_metric((state.variant.key.name, state.variant.key.namespace), failing)
         return family
+
+
+def _escaped(decision: Decision) -> bool:
+    return any(
+        step.rule == "escape_tolerance" and step.after > step.before for step in decision.trail
+    )
 
 
 def _values(published: Published) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import Bill
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.snapshot import ReplicaSample, ReplicaState
 from wva_adapter.publish.explain.case import Case
@@ -52,12 +53,22 @@ def decision_document(decision: Decision) -> Document:
         "current": decision.current,
         "ready": decision.ready,
         "desired": decision.desired,
-        "shadow": None,
+        "limited": decision.limited,
+        "shadow": None if decision.bill is None else _bill_document(decision.bill),
         "cost_per_h": decision.cost_per_h,
         "trail": [
             {"rule": step.rule, "from": step.before, "to": step.after, "why": step.why}
             for step in decision.trail
         ],
+    }
+
+
+def _bill_document(bill: Bill) -> Document:
+    return {
+        "desired": bill.desired,
+        "since_s": bill.since_s,
+        "would_usd": bill.would_usd,
+        "ran_usd": bill.ran_usd,
     }
 
 

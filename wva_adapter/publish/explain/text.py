@@ -28,6 +28,8 @@ def lines(case: Case) -> Sequence[str]:
         told += [
             f"    {step.rule:<{width}}  {_change(step)}  {step.why}" for step in decision.trail
         ]
+        if decision.limited is not None:
+            told.append(f"  limited: {decision.limited}")
     told += [f"  configuration refused, the last good one holds: {one}" for one in case.refused]
     if case.load is not None:
         told += _load_lines(case, case.load)

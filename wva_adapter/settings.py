@@ -11,9 +11,17 @@ from typing import Annotated, get_args
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
+from wva_adapter.calendar import GuardsSection
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
-from wva_adapter.documents import Duration, Section, format_duration, parse_document, read_document
+from wva_adapter.documents import (
+    Duration,
+    Section,
+    file_stamp,
+    format_duration,
+    parse_document,
+    read_document,
+)
 from wva_adapter.errors import ConfigError
 
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
@@ -242,6 +250,15 @@ class PolicySection(Section):
     change_penalty: float = Field(
         0.05, description="Share of a replica's cost that a change of its variant must save"
     )
+    scale_to_zero: bool = Field(
+        False, description="Let a model that nobody asks for lose its last replica (min 0)"
+    )
+    retention: Duration = Field(
+        600.0, description="For how long nobody must have asked before it does"
+    )
+    shadow: Names = Field(
+        (), description="Variants (NAMESPACE/NAME, * for all) that are decided and not served"
+    )
 
 
 class OverrideSection(PolicySection):
@@ -307,6 +324,7 @@ class Settings(Section):
         False, description="Write a line for each request: who asked what, and what it got"
     )
     policy: PolicySection = PolicySection()
+    guards: GuardsSection = GuardsSection()
     overrides: Annotated[tuple[OverrideSection, ...], Field(strict=False)] = Field(
         (),
         description="Keys of policy for some variants; what an entry does not set, it inherits",
@@ -402,7 +420,7 @@ def _checked(settings: Settings, name: str) -> Settings:
     if reader is not None and (reader.token_file is None) != reader.open:
         found = "neither" if reader.token_file is None else "both"
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
-    for problem in _chain_problems(settings):
+    for problem in (*_chain_problems(settings), *settings.guards.problems()):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
     if settings.cluster is None and authentication.requestheader_client_ca_file is not None:
@@ -411,6 +429,63 @@ def _checked(settings: Settings, name: str) -> Settings:
             "say what the proxy's users may do; want cluster, or client_ca_file alone"
         )
     return settings
+
+
+class SettingsFile:
+    """The settings of a file that may change while they hold.
+
+    A change takes effect whole or not at all: one that is wrong, or that needs a restart, leaves
+    the last good settings as they are, and ``problem`` says why.
+
+    Args:
+        path: The file.
+        overrides: As ``load_settings`` takes them.
+
+    Raises:
+        ConfigError: The file is wrong at the start, when there is nothing good to keep.
+    """
+
+    def __init__(
+        self, path: Path, overrides: Mapping[str, Mapping[str, object]] | None = None
+    ) -> None:
+        self._path = path
+        self._overrides = overrides
+        self._stamp = file_stamp(path)
+        self.settings = load_settings(path, overrides)
+        self.problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return str(self._path)
+
+    def look(self) -> bool:
+        """Read the file again if it changed; return whether settings or problem are others now."""
+        stamp = file_stamp(self._path)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        before = self.settings, self.problem
+        try:
+            found = load_settings(self._path, self._overrides)
+            needing = [
+                key
+                for key in Settings.model_fields
+                if key not in _CHANGEABLE and getattr(found, key) != getattr(self.settings, key)
+            ]
+            if needing:
+                raise ConfigError(
+                    f"{self._path}: a change of {', '.join(needing)} needs a restart; without "
+                    f"one, there can change: {', '.join(sorted(_CHANGEABLE))}"
+                )
+            self.settings, self.problem = found, None
+        except ConfigError as error:
+            self.problem = str(error)
+        return before != (self.settings, self.problem)
+
+
+_CHANGEABLE = frozenset({"policy", "overrides", "cycle", "max_age"})
+"""What a running adapter takes over; all else is settled when its parts are made."""
 
 
 def why_not_chained(settings: Settings, owner: str) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.guards import Guard, budget_problems
 from wva_adapter.core.snapshot import (
     Phase,
     ReplicaSample,
@@ -25,6 +26,8 @@ class ReplicaView:
         name: Pod name, or the replica's name in a static file.
         url: Where its metrics page is; ``None`` where that could not be worked out.
         problem: Why ``url`` is ``None``.
+        unscheduled: Why it has no node, as the scheduler puts it; ``None`` where nothing says.
+        unscheduled_since_s: Unix time since when it has none; ``None`` where nothing says.
     """
 
     uid: str
@@ -34,6 +37,8 @@ class ReplicaView:
     created_at_s: float | None = None
     ready_at_s: float | None = None
     problem: str | None = None
+    unscheduled: str | None = None
+    unscheduled_since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class VariantView:
     status_replicas: int | None
     replicas: tuple[ReplicaView, ...]
     problem: str | None = None
+    refused: str | None = None
 
 
 class Source(Protocol):
@@ -74,7 +80,10 @@ class Scraped:
 
 
 def assemble(
-    views: Sequence[VariantView], scraped: Mapping[str, Scraped], at_s: float
+    views: Sequence[VariantView],
+    scraped: Mapping[str, Scraped],
+    at_s: float,
+    guards: Sequence[Guard] = (),
 ) -> tuple[Snapshot, tuple[str, ...]]:
     """Return the fleet as one snapshot, and what contradicts itself in it.
 
@@ -82,10 +91,12 @@ def assemble(
         views: Of all sources, the sources in the order in which they take precedence.
         scraped: By replica uid; what is not listed was not asked yet.
         at_s: Unix time now.
+        guards: What the operator holds counts by now.
 
     Returns:
         The snapshot, sorted by variant, and a sentence per conflict: a variant that two sources
-        name is taken from the first one and never silently.
+        name is taken from the first one and never silently, and a budget that does not pay the
+        fewest replicas takes no more than what is above them.
     """
     states: dict[VariantKey, VariantState] = {}
     conflicts = []
@@ -102,8 +113,11 @@ def assemble(
             status_replicas=view.status_replicas,
             replicas=tuple(_replica(r, scraped.get(r.uid, Scraped())) for r in view.replicas),
             problem=view.problem,
+            refused=view.refused,
         )
-    return Snapshot(at_s, tuple(states[key] for key in sorted(states))), tuple(conflicts)
+    conflicts += budget_problems(guards, [state.variant for state in states.values()])
+    variants = tuple(states[key] for key in sorted(states))
+    return Snapshot(at_s, variants, guards=tuple(guards)), tuple(conflicts)
 
 
 def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
@@ -115,4 +129,6 @@ def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
         ready_at_s=view.ready_at_s,
         sample=None if sample is None else replace(sample, replica=view.name),
         problem=view.problem or scraped.problem,
+        unscheduled=view.unscheduled,
+        unscheduled_since_s=view.unscheduled_since_s,
     )

@@ -19,6 +19,8 @@ class _Object(Struct, rename="camel", frozen=True):
 class Condition(_Object, frozen=True):
     type: str
     status: str
+    reason: str = ""
+    message: str = ""
     last_transition_time: datetime | None = None
 
 
@@ -96,10 +98,15 @@ class Affinity(_Object, frozen=True):
     node_affinity: NodeAffinity = NodeAffinity()
 
 
+class SchedulingGate(_Object, frozen=True):
+    name: str = ""
+
+
 class PodSpec(_Object, frozen=True):
     node_name: str = ""
     node_selector: dict[str, str] = {}
     affinity: Affinity = Affinity()
+    scheduling_gates: tuple[SchedulingGate, ...] = ()
     containers: tuple[Container, ...] = ()
 
 
@@ -128,6 +135,7 @@ class WorkloadSpec(_Object, frozen=True):
 
 class WorkloadStatus(_Object, frozen=True):
     replicas: int = 0
+    conditions: tuple[Condition, ...] = ()
 
 
 class Workload(_Object, frozen=True):

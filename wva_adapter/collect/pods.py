@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import datetime
 
 from wva_adapter.collect.assemble import ReplicaView
 from wva_adapter.collect.objects import Pod
@@ -30,6 +31,7 @@ def read_replica(pod: Pod) -> ReplicaView:
     else:
         phase = Phase.READY if ready else Phase.STARTING
     created = meta.creation_timestamp
+    unscheduled, unscheduled_since = _why_unscheduled(pod)
     return ReplicaView(
         uid=meta.uid,
         name=meta.name,
@@ -38,7 +40,22 @@ def read_replica(pod: Pod) -> ReplicaView:
         created_at_s=None if created is None else created.timestamp(),
         ready_at_s=None if since is None else since.timestamp(),
         problem=problem,
+        unscheduled=unscheduled,
+        unscheduled_since_s=None if unscheduled_since is None else unscheduled_since.timestamp(),
     )
+
+
+def _why_unscheduled(pod: Pod) -> tuple[str | None, datetime | None]:
+    """Return why the pod has no node, as the scheduler puts it, and since when."""
+    if pod.spec.node_name:
+        return None, None
+    created = pod.metadata.creation_timestamp
+    for condition in pod.status.conditions:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            since = condition.last_transition_time or created
+            return ("SchedulingGated" if pod.spec.scheduling_gates else condition.reason), since
+    # The gates are there before the scheduler has said anything of them.
+    return ("SchedulingGated", created) if pod.spec.scheduling_gates else (None, None)
 
 
 def _page_url(pod: Pod) -> str:

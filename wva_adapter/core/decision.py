@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import Bill
+
+if TYPE_CHECKING:
+    from wva_adapter.core.rules import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class Decision:
         desired: The count to publish.
         value_milli: What its reader is served, in thousandths, so that its arithmetic arrives
             at ``desired``.
+        limited: Why there can be no more, where more are needed; ``None`` where that is not so.
+        bill: What it would have cost so far, where it is in shadow; ``None`` where it is served.
         trail: The steps, oldest first.
     """
 
@@ -40,6 +47,8 @@ class Decision:
     ready: int
     desired: int
     value_milli: int = 0
+    limited: str | None = None
+    bill: Bill | None = None
     trail: tuple[Step, ...] = ()
 
     def to(self, desired: int, *, rule: str, why: str) -> Decision:
@@ -57,9 +66,11 @@ class Plan:
         decisions: By variant, in the order of their keys.
         undecided: Variants without a valid count, each with the reason.
         loads: Demand and supply per model.
+        case: What the rules looked at, to try other counts on; ``None`` where that is not kept.
     """
 
     at_s: float
     decisions: Mapping[VariantKey, Decision] = field(default_factory=dict)
     undecided: Mapping[VariantKey, str] = field(default_factory=dict)
     loads: tuple[ModelLoad, ...] = ()
+    case: Case | None = field(default=None, compare=False, repr=False)

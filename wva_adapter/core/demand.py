@@ -10,7 +10,7 @@ from wva_adapter.core.capacity import Fit, Times, fresh_fit
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.forecast import Forecast, forecast
 from wva_adapter.core.interval import unusable
-from wva_adapter.core.leads import coming, remember_starts, start_s
+from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
 from wva_adapter.core.pages import Pages
@@ -121,6 +121,8 @@ def analyze_demand(
         utilization=utilization,
         binding=_binding(base, backlog, need, supply, seen, utilization.of(replicas)),
         notes=_notes(expected, rates, seen),
+        forecast=expected,
+        bounds={key: rate.binding for key, rate in rates.items()},
     )
     return load, learned, variants
 
@@ -198,7 +200,6 @@ def _learn(
             past,
             fit=fit.learn(usable),
             kv_cache_tokens=median(sizes) if sizes else past.kv_cache_tokens,
-            starts=remember_starts(past, state),
         )
     return learned
 
@@ -262,7 +263,11 @@ def _supply(
         # More are ready than asked for while some are about to leave.
         ready += capacity[key] * min(serving, state.spec_replicas or 0)
         takes_s = start_s(variants[key].starts, policy)
-        later += [(after, capacity[key], share) for after, share in coming(state, takes_s, at_s)]
+        missing_since_s = variants[key].missing_since_s
+        later += [
+            (after, capacity[key], share)
+            for after, share in coming(state, takes_s, at_s, missing_since_s)
+        ]
     return ready, sorted(later)
 
 

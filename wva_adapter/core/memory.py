@@ -44,6 +44,68 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Setback:
+    """A variant whose pods got no place.
+
+    Attributes:
+        at_s: Unix time at which that was noticed.
+        wait_s: For how long nothing is added then; twice as long after each further try.
+        blocked: How many of its pods are without a place now.
+        why: What was found.
+    """
+
+    at_s: float
+    wait_s: float
+    blocked: int
+    why: str
+
+    def infeasible(self, at_s: float) -> str | None:
+        """Return why nothing may be added now; ``None`` where a further try is due."""
+        again_s = self.at_s + self.wait_s - at_s
+        if self.blocked:
+            return self.why
+        return f"tried again in {again_s:.0f} s: {self.why}" if again_s > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """For how long nobody asked a model for anything.
+
+    Attributes:
+        since_s: Unix time since when counters prove it; ``None`` where they do not.
+        asked_at_s: Unix time at which a counter last told of a request; ``None`` if none did.
+        arrivals_total: What the gateway's counter said last; ``None`` where there is none.
+        woken: Whether the model was woken and no replica of it has served since.
+    """
+
+    since_s: float | None = None
+    asked_at_s: float | None = None
+    arrivals_total: float | None = None
+    woken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a variant in shadow would have cost, and what it cost.
+
+    Attributes:
+        since_s: Unix time of the first count.
+        at_s: Unix time of the latest one.
+        desired: The count that was decided then.
+        ran: The count that there was then.
+        would_usd: What the decided counts would have cost so far.
+        ran_usd: What those that there were cost so far.
+    """
+
+    since_s: float
+    at_s: float
+    desired: int
+    ran: int
+    would_usd: float = 0.0
+    ran_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class VariantMemory:
     """What is remembered of one variant.
 
@@ -53,12 +115,25 @@ class VariantMemory:
         kv_cache_tokens: Size of a replica's KV cache; ``None`` before one told.
         starts: When replicas became ready, and how many seconds after their pod's creation; in the
             order of the former.
+        most: What guards know of published counts, and of the one before the first.
+        fewest: The same negated: the largest of them is the fewest replicas.
+        missing_since_s: Since when pods that its target asks for are not there; ``None`` while
+            none are missing.
+        setback: Why its pods got no place the last time; ``None`` if they did.
+        hidden_cycles: In how many cycles on end a step up was hidden by its reader's tolerance.
+        bill: What it would have cost in shadow; ``None`` where it is not in shadow.
     """
 
     published: Window = Window()
     fit: Fit | None = None
     kv_cache_tokens: float | None = None
     starts: tuple[tuple[float, float], ...] = ()
+    most: Window = Window()
+    fewest: Window = Window()
+    missing_since_s: float | None = None
+    setback: Setback | None = None
+    hidden_cycles: int = 0
+    bill: Bill | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +147,7 @@ class ModelMemory:
         shape: How long its requests are.
         gateway: What its gateway reported last.
         tokens: What its replicas carry in tokens.
+        quiet: For how long nobody asked for it.
     """
 
     analysis: str = ""
@@ -80,6 +156,7 @@ class ModelMemory:
     shape: Shape = field(default_factory=Shape)
     gateway: GatewayState | None = None
     tokens: TokenMemory = field(default_factory=TokenMemory)
+    quiet: Quiet = Quiet()
 
 
 @dataclass(frozen=True, slots=True)

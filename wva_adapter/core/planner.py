@@ -9,7 +9,9 @@ from itertools import groupby
 from wva_adapter.core.allocation import Option, cover
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.demand import analyze_demand
+from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.guards import pace_window_s
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import (
     Memory,
@@ -23,11 +25,17 @@ from wva_adapter.core.memory import (
 from wva_adapter.core.pages import take_pages
 from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
-from wva_adapter.core.rules import RULES, Case, Decisions
+from wva_adapter.core.rules import RULES, Case, Decisions, needed_to_be_seen
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
 from wva_adapter.core.snapshot import Snapshot, VariantState
 from wva_adapter.core.tokens import analyze_tokens
+from wva_adapter.core.zero import Rest, rest
+
+Standings = Mapping[VariantKey, Standing]
+
+_ROUNDING = 1e-9
+"""By this share sums of floats differ."""
 
 
 def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple[Plan, Memory]:
@@ -47,6 +55,16 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     policies = policy if isinstance(policy, Policies) else Policies(policy)
     states = sorted(snapshot.variants, key=lambda s: (_model(s), s.variant.key))
     of_variant = {s.variant.key: policies.of(*_model(s), s.variant.key.name) for s in states}
+    noticed = {
+        s.variant.key: notice(
+            memory.variants.get(s.variant.key, VariantMemory()),
+            s,
+            snapshot.at_s,
+            of_variant[s.variant.key],
+        )
+        for s in states
+    }
+    memory = replace(memory, variants=noticed)
     peaks: dict[ReplicaKey, ReplicaMemory] = {}
     for model, group in groupby(states, key=_model):
         peaks |= remember_peaks(tuple(group), memory.replicas, policies.of(*model))
@@ -57,7 +75,10 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     wanted: dict[VariantKey, int] = {}
     floors: dict[VariantKey, int] = {}
     models: dict[ModelKey, ModelMemory] = {}
-    variants: dict[VariantKey, VariantMemory] = {}
+    variants = dict(noticed)
+    standings: dict[VariantKey, Standing] = {}
+    limits: dict[VariantKey, str] = {}
+    rests: dict[ModelKey, Rest] = {}
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
     for model, group in groupby(states, key=_model):
@@ -70,23 +91,37 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             variants |= learned
         elif policy.analysis == "tokens":
             load, tokens = analyze_tokens(
-                members, past.tokens, gateways.get(model), snapshot.at_s, policy
+                members, past.tokens, gateways.get(model), snapshot.at_s, policy, noticed
             )
             past = replace(past, tokens=tokens)
         else:
-            load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy)
+            load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy, noticed)
         loads.append(load)
-        models[model] = _remember_kept(load, snapshot.at_s, past, policy.window_s())
-        wanted |= {s.variant.key: s.spec_replicas or 0 for s in members}
+        rests[model], quiet = rest(
+            past.quiet, members, noticed, pages, gateways.get(model), snapshot.at_s, policy
+        )
+        models[model] = replace(
+            _remember_kept(load, snapshot.at_s, past, policy.window_s()), quiet=quiet
+        )
+        standings |= {
+            s.variant.key: standing(noticed[s.variant.key], s, snapshot.at_s) for s in members
+        }
+        existing = {s.variant.key: standings[s.variant.key].exists for s in members}
+        wanted |= existing
         known = [
             state
             for state in members
             if state.spec_replicas is not None and state.variant.key in load.capacity
         ]
-        wanted |= _wanted(load, known, policy, of_variant)
+        found = _wanted(load, known, standings, policy, of_variant)
+        wanted |= found
+        limits |= _limits(load, found, known, standings)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
-        floors |= {s.variant.key: s.spec_replicas or 0 for s in members}
-        floors |= _lowered(load, load.keep if kept is None else kept, known, policy)
+        if rests[model].sleeps:
+            floors |= dict.fromkeys(existing, 0)
+        else:
+            floors |= existing
+            floors |= _lowered(load, load.keep if kept is None else kept, known, standings, policy)
         for state in members:
             key = state.variant.key
             load_of[key] = load
@@ -95,21 +130,31 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             else:
                 decidable[key] = state
 
-    for state in states:
-        key = state.variant.key
-        variants.setdefault(key, memory.variants.get(key, VariantMemory()))
-    case = Case(snapshot.at_s, of_variant, decidable, load_of, wanted, floors, models, variants)
+    case = Case(
+        at_s=snapshot.at_s,
+        policies=of_variant,
+        states=decidable,
+        loads=load_of,
+        wanted=wanted,
+        floors=floors,
+        models=models,
+        memory=variants,
+        standings=standings,
+        limits=limits,
+        rests=rests,
+        guards=snapshot.guards,
+    )
     decisions: Decisions = {key: _undisputed(state) for key, state in sorted(decidable.items())}
     for rule in RULES:
         decisions = rule(decisions, case)
     decisions = {key: _signalled(d, decidable[key]) for key, d in decisions.items()}
     after = Memory(
-        variants=_remember_published(variants, decisions, snapshot.at_s, of_variant),
+        variants=_remember_published(variants, decisions, case),
         models=models,
         replicas=pages.replicas,
         prior_scale=memory.prior_scale,
     )
-    return Plan(snapshot.at_s, decisions, undecided, tuple(loads)), after
+    return Plan(snapshot.at_s, decisions, undecided, tuple(loads), case), after
 
 
 def _model(state: VariantState) -> ModelKey:
@@ -119,41 +164,52 @@ def _model(state: VariantState) -> ModelKey:
 def _wanted(
     load: ModelLoad,
     states: Sequence[VariantState],
+    standings: Standings,
     policy: Policy,
     of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, int]:
     """Return the counts that the load asks for now, moving by its step at most."""
     if load.shortage > 0:
         need = load.need if load.step is None else min(load.need, load.supply + load.step)
-        return _raised(load, need, states, policy, of_variant)
+        return _raised(load, need, states, standings, policy, of_variant)
     if load.surplus > 0:
         keep = max(load.need, load.keep)
         if load.step is not None:
             keep = max(keep, load.supply - load.step)
-        return _lowered(load, keep, states, policy)
-    return {state.variant.key: state.spec_replicas or 0 for state in states}
+        return _lowered(load, keep, states, standings, policy)
+    return {state.variant.key: standings[state.variant.key].exists for state in states}
 
 
 def _raised(
     load: ModelLoad,
     need: float,
     states: Sequence[VariantState],
+    standings: Standings,
     policy: Policy,
     of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, int]:
-    """Return the cheapest counts that carry a need, none below what there is."""
+    """Return the cheapest counts that carry a need, none below what there is.
+
+    Nothing is added where it would get no place: others carry that need.
+    """
     bounds = []
     for state in states:
-        current, highest = state.spec_replicas or 0, state.variant.max_replicas
-        ceiling = current + of_variant[state.variant.key].max_up_step
+        there, highest = standings[state.variant.key], state.variant.max_replicas
+        ceiling = there.exists
+        if there.infeasible is None:
+            ceiling += of_variant[state.variant.key].max_up_step
         if highest is not None:
             ceiling = min(ceiling, highest)
-        bounds.append((current, max(current, ceiling)))
-    return _covered(load, need, states, bounds, policy)
+        bounds.append((there.exists, max(there.exists, ceiling)))
+    return _covered(load, need, states, bounds, standings, policy)
 
 
 def _lowered(
-    load: ModelLoad, keep: float, states: Sequence[VariantState], policy: Policy
+    load: ModelLoad,
+    keep: float,
+    states: Sequence[VariantState],
+    standings: Standings,
+    policy: Policy,
 ) -> Mapping[VariantKey, int]:
     """Return the cheapest counts that still carry so much, none above what there is.
 
@@ -161,13 +217,13 @@ def _lowered(
     """
     bounds = []
     for state in states:
-        current = state.spec_replicas or 0
-        bounds.append((min(current, state.variant.min_replicas), current))
-    counts = _covered(load, keep, states, bounds, policy)
-    if any(counts.values()) or not any(current for _, current in bounds):
+        there = standings[state.variant.key].exists
+        bounds.append((min(there, state.variant.min_replicas), there))
+    counts = _covered(load, keep, states, bounds, standings, policy)
+    if any(counts.values()) or not any(there for _, there in bounds):
         return counts
-    least = min(load.capacity[s.variant.key] for s in states if s.spec_replicas)
-    return _covered(load, least * load.utilization.lowest / 2, states, bounds, policy)
+    least = min(load.capacity[s.variant.key] for s in states if standings[s.variant.key].exists)
+    return _covered(load, least * load.utilization.lowest / 2, states, bounds, standings, policy)
 
 
 def _covered(
@@ -175,6 +231,7 @@ def _covered(
     need: float,
     states: Sequence[VariantState],
     bounds: Sequence[tuple[int, int]],
+    standings: Standings,
     policy: Policy,
 ) -> Mapping[VariantKey, int]:
     options = [
@@ -182,20 +239,53 @@ def _covered(
             key=state.variant.key,
             capacity=load.capacity[state.variant.key],
             cost_per_h=state.variant.cost_per_h,
-            current=state.spec_replicas or 0,
+            current=standings[state.variant.key].exists,
             lowest=lowest,
             highest=highest,
         )
         for state, (lowest, highest) in zip(states, bounds, strict=True)
     ]
-    asked_for = sum(option.capacity * option.current for option in options)
     return cover(
         need,
         options,
         utilization=load.utilization,
-        absent=asked_for - load.present,
+        absent=_absent(load, states, standings),
         change_penalty=policy.change_penalty,
     )
+
+
+def _absent(load: ModelLoad, states: Sequence[VariantState], standings: Standings) -> float:
+    """Return the capacity of replicas that exist, or will, and carry nothing."""
+    counted = sum(load.capacity[s.variant.key] * standings[s.variant.key].exists for s in states)
+    return counted - load.present
+
+
+def _limits(
+    load: ModelLoad,
+    counts: Mapping[VariantKey, int],
+    states: Sequence[VariantState],
+    standings: Standings,
+) -> Mapping[VariantKey, str]:
+    """Return why there can be no more of each variant, where all of them carry less than is needed."""
+    if load.shortage <= 0 or not counts:
+        return {}
+    share = load.utilization.of(sum(counts.values()))
+    carried = sum(load.capacity[key] * count for key, count in counts.items())
+    carried = share * (carried - _absent(load, states, standings))
+    if carried >= load.need * (1 - _ROUNDING):
+        return {}
+    found = {}
+    for state in states:
+        variant, there = state.variant, standings[state.variant.key]
+        if there.infeasible is not None:
+            found[variant.key] = there.infeasible
+        elif variant.max_replicas is not None and counts[variant.key] >= variant.max_replicas:
+            found[variant.key] = f"max_replicas is {variant.max_replicas}"
+        else:
+            # One that can still grow does so with the next decision.
+            return {}
+    words = f"{load.need:.3g} {load.unit} needed, {max(0.0, carried):.3g} can be carried"
+    return {key: f"{words}: {why}" for key, why in found.items()}
 
 
 def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: float) -> ModelMemory:
@@ -205,7 +295,7 @@ def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: floa
     need later.
     """
     if past.analysis != load.analysis:
-        kept = Window().add(at_s, max(load.keep, load.supply), span_s=load.window_s)
+        kept = Window().add(at_s, max(load.keep, load.supply), span_s=span_s)
         return replace(past, analysis=load.analysis, kept=kept)
     return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
 
@@ -240,15 +330,35 @@ def _signalled(decision: Decision, state: VariantState) -> Decision:
 
 
 def _remember_published(
-    variants: Mapping[VariantKey, VariantMemory],
-    decisions: Decisions,
-    at_s: float,
-    of_variant: Mapping[VariantKey, Policy],
+    variants: Mapping[VariantKey, VariantMemory], decisions: Decisions, case: Case
 ) -> Mapping[VariantKey, VariantMemory]:
     """Return the past of the variants; one whose count could not be read keeps the one it had."""
     after = dict(sorted(variants.items()))
+    at_s, pace_s = case.at_s, pace_window_s(case.guards)
     for key, decision in decisions.items():
         past = after[key]
-        published = past.published.add(at_s, decision.desired, span_s=of_variant[key].down_period_s)
-        after[key] = replace(past, published=published)
+        hidden = any(
+            step.rule == "escape_tolerance"
+            and needed_to_be_seen(step.before, case.states[key]) is not None
+            for step in decision.trail
+        )
+        after[key] = replace(
+            past,
+            published=past.published.add(
+                at_s, decision.desired, span_s=case.policies[key].down_period_s
+            ),
+            most=_paced(past.most, decision.current, decision.desired, at_s, pace_s),
+            fewest=_paced(past.fewest, -decision.current, -decision.desired, at_s, pace_s),
+            hidden_cycles=past.hidden_cycles + 1 if hidden else 0,
+            bill=decision.bill,
+        )
     return after
+
+
+def _paced(past: Window, before: int, now: int, at_s: float, span_s: float) -> Window:
+    """Return the window for a pace with this count; empty where no guard asks for it."""
+    if not span_s:
+        return Window()
+    if not past.entries:
+        past = past.add(at_s, before, span_s=span_s)
+    return past.add(at_s, now, span_s=span_s)

@@ -77,6 +77,9 @@ class Policy:
         max_up_step: Most replicas added to one variant per decision.
         change_penalty: Share of a replica's cost that a change of its variant must save, so that
             equal plans do not swap.
+        scale_to_zero: Whether a model that nobody asks for may lose its last replica.
+        retention_s: For how long nobody must have asked before it does.
+        shadow: Variants that are decided and not served, as NAMESPACE/NAME; ``*`` for all.
 
     Raises:
         ValueError: A value is out of its range, or contradicts another.
@@ -103,6 +106,9 @@ class Policy:
     down_period_s: float = 15.0
     max_up_step: int = 8
     change_penalty: float = 0.05
+    scale_to_zero: bool = False
+    retention_s: float = 600.0
+    shadow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):
@@ -112,7 +118,7 @@ class Policy:
         for field in fields(self):
             value = getattr(self, field.name)
             # Written so that NaN, which compares false with everything, is refused too.
-            if value is None or isinstance(value, str):
+            if value is None or isinstance(value, str | tuple):
                 continue
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name} {value}, want a finite number of at least 0")
@@ -123,6 +129,9 @@ class Policy:
         for name in ("slo_ttft_s", "slo_itl_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}, want above 0")
+        for name in self.shadow:
+            if name != "*" and not all(name.partition("/")):
+                raise ValueError(f"shadow {name!r}, want NAMESPACE/NAME, or * for all")
         if self.max_up_step < 1:
             raise ValueError(f"max_up_step {self.max_up_step}, want at least 1")
         if not self.kv_spare_trigger < self.kv_cache_threshold:

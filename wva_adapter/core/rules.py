@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from wva_adapter.core.decision import Decision
+from wva_adapter.core.feasibility import Standing
 from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.guards import Budget, Freeze, Guard, Hours, MaxChange, Pin, exceeds
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import ModelKey, ModelMemory, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason
+from wva_adapter.core.shadow import reckon
+from wva_adapter.core.signal import smallest_seen
 from wva_adapter.core.snapshot import VariantState
+from wva_adapter.core.zero import Rest
 
 _MOST_NAMED = 3
+
+HIDDEN_CYCLES = 4
+"""So many cycles a step up that the reader ignores must be needed before a larger one is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,10 @@ class Case:
         floors: Counts that carry what had to be kept within the scale-down window.
         models: Per namespace and model, its past with this cycle in it.
         memory: Per variant, its past.
+        standings: Per variant, what exists of it and whether more would get a place.
+        limits: Per variant, why there can be no more, where its model needs more than all carry.
+        rests: Per namespace and model, whether it may go without replicas.
+        guards: What the operator holds counts by.
     """
 
     at_s: float
@@ -39,6 +53,24 @@ class Case:
     floors: Mapping[VariantKey, int]
     models: Mapping[ModelKey, ModelMemory]
     memory: Mapping[VariantKey, VariantMemory]
+    standings: Mapping[VariantKey, Standing]
+    limits: Mapping[VariantKey, str]
+    rests: Mapping[ModelKey, Rest]
+    guards: tuple[Guard, ...] = ()
+
+    def models_of(self, decisions: Decisions) -> Iterator[tuple[ModelKey, Sequence[Decision]]]:
+        """Yield each model with the decisions on its variants, in the order of their keys."""
+        groups: dict[ModelKey, list[Decision]] = defaultdict(list)
+        for key in sorted(decisions):
+            decision = decisions[key]
+            groups[key.namespace, decision.model_id].append(decision)
+        yield from sorted(groups.items())
+
+    def cheapest(self, decisions: Sequence[Decision]) -> Decision | None:
+        """Return the cheapest that may have a replica, of those that get a place if there are any."""
+        able = [d for d in decisions if self.states[d.key].variant.max_replicas != 0]
+        placed = [d for d in able if self.standings[d.key].infeasible is None]
+        return min(placed or able, key=lambda d: (d.cost_per_h, d.key), default=None)
 
 
 Decisions = Mapping[VariantKey, Decision]
@@ -61,8 +93,12 @@ def follow_demand(decisions: Decisions, case: Case) -> Decisions:
     for key, decision in decisions.items():
         load, wanted = case.loads[key], case.wanted[key]
         why = load.binding
-        variant = case.states[key].variant
-        if wanted > decision.current:
+        variant, there = case.states[key].variant, case.standings[key]
+        if there.infeasible is not None:
+            why += f": none can be added, {there.infeasible}"
+            if there.exists < there.current:
+                why += f"; {there.exists} of {there.current} have a place"
+        elif wanted > decision.current:
             why += f": +{wanted - decision.current} at {variant.cost_per_h:g} $/h each, the cheapest with room"
         elif wanted < decision.current:
             why += f": −{decision.current - wanted} at {variant.cost_per_h:g} $/h each, the dearest that can go"
@@ -71,8 +107,55 @@ def follow_demand(decisions: Decisions, case: Case) -> Decisions:
                 why += f": limited, already at max_replicas {variant.max_replicas}"
             else:
                 why += ": another variant covers it at less cost"
-        followed[key] = decision.to(wanted, rule="follow_demand", why=why)
+        decision = decision.to(wanted, rule="follow_demand", why=why)
+        followed[key] = replace(decision, limited=case.limits.get(key))
     return followed
+
+
+def wake_from_zero(decisions: Decisions, case: Case) -> Decisions:
+    """Bring one replica where requests wait and there is none, and no second one meanwhile."""
+    woken = dict(decisions)
+    for model, members in case.models_of(decisions):
+        found = case.rests[model]
+        chosen = case.cheapest(members) if found.wakes is not None else None
+        for decision in members:
+            if found.wakes is not None and chosen is not None:
+                count, why = 0, f"{found.wakes}; one comes on {chosen.key.name}, the cheapest"
+                if decision is chosen:
+                    count, why = 1, f"{found.wakes}: one on the cheapest that gets a place"
+            elif found.waking:
+                count = min(decision.desired, decision.current)
+                why = "the replica that was woken is on its way"
+            else:
+                continue
+            if count or decision.desired:
+                woken[decision.key] = decision.to(count, rule="wake_from_zero", why=why)
+    return woken
+
+
+def sleep_to_zero(decisions: Decisions, case: Case) -> Decisions:
+    """Take a model's last replica only where nobody asks for it, as counters prove."""
+    slept = dict(decisions)
+    for model, members in case.models_of(decisions):
+        found = case.rests[model]
+        if found.wakes is not None:
+            continue
+        if found.sleeps:
+            for decision in members:
+                if decision.desired or decision.current:
+                    slept[decision.key] = decision.to(0, rule="sleep_to_zero", why=found.why)
+            continue
+        chosen = case.cheapest(members)
+        if chosen is None or not (found.complete or case.policies[chosen.key].scale_to_zero):
+            continue
+        if not any(decision.desired for decision in members) and found.complete:
+            why = f"one stays: {found.why}"
+            slept[chosen.key] = chosen.to(1, rule="sleep_to_zero", why=why)
+        elif case.policies[chosen.key].scale_to_zero:
+            last = max(members, key=lambda d: (d.desired > 0, -d.cost_per_h, d.key))
+            why = f"not to zero: {found.why}"
+            slept[last.key] = last.to(last.desired, rule="sleep_to_zero", why=why)
+    return slept
 
 
 def hold_when_blind(decisions: Decisions, case: Case) -> Decisions:
@@ -112,8 +195,12 @@ def settle_down(decisions: Decisions, case: Case) -> Decisions:
         published = memory.published.largest(case.at_s, span_s=policy.down_period_s)
         if published is not None:
             step = max(1, int(published * policy.max_down_share))
-            if published - step > floor:
-                floor = int(published - step)
+            least, there = int(published - step), case.standings[key]
+            if there.exists < there.current:
+                # What has no place serves nobody: all of that may go at once.
+                least = min(least, there.exists)
+            if least > floor:
+                floor = least
                 reasons.append(
                     f"at most {step} of {published:g} fewer per {policy.down_period_s:g} s"
                 )
@@ -133,11 +220,232 @@ def stay_in_bounds(decisions: Decisions, case: Case) -> Decisions:
             why = f"min_replicas is {variant.min_replicas}"
             decision = decision.to(count, rule="stay_in_bounds", why=why)
         elif count < decision.desired:
-            why = f"limited: {decision.desired} wanted, max_replicas is {variant.max_replicas}"
-            decision = decision.to(count, rule="stay_in_bounds", why=why)
+            why = f"{decision.desired} wanted, max_replicas is {variant.max_replicas}"
+            decision = decision.to(count, rule="stay_in_bounds", why=f"limited: {why}")
+            decision = replace(decision, limited=decision.limited or why)
         bounded[key] = decision
     return bounded
 
 
-RULES: tuple[Rule, ...] = (follow_demand, hold_when_blind, settle_down, stay_in_bounds)
+def needed_to_be_seen(desired: int, state: VariantState) -> int | None:
+    """Return the smallest count that the variant's reader does not ignore, where it ignores this one.
+
+    Only steps up are looked at; ``None`` where nothing is hidden.
+    """
+    reader, spec = state.variant.reader, state.spec_replicas or 0
+    if reader is None or desired <= spec:
+        return None
+    status = spec if state.status_replicas is None else state.status_replicas
+    return smallest_seen(desired, status_replicas=status, reader=reader)
+
+
+def escape_tolerance(decisions: Decisions, case: Case) -> Decisions:
+    """Get a step up past a reader that ignores it.
+
+    Another variant takes it where that costs no more; else it becomes large enough to be seen once
+    it was needed for a while.
+    """
+    escaped = dict(decisions)
+    for key in sorted(decisions):
+        decision, state = escaped[key], case.states[key]
+        needed = needed_to_be_seen(decision.desired, state)
+        if needed is None or state.variant.reader is None:
+            continue
+        name, wanted = state.variant.reader.name, decision.desired
+        words = f"{name} ignores the step from {decision.current} to {wanted}"
+        other = _instead(decision, escaped, case)
+        if other is not None:
+            more = other.desired - escaped[other.key].desired
+            escaped[key] = decision.to(
+                decision.current,
+                rule="escape_tolerance",
+                why=f"{words}: {more} more of {other.key.name} carry as much at no more cost",
+            )
+            escaped[other.key] = other
+            continue
+        waited, highest = case.memory[key].hidden_cycles, state.variant.max_replicas
+        if waited < HIDDEN_CYCLES:
+            count, why = wanted, f"{words}: {needed} once that lasted {HIDDEN_CYCLES} cycles"
+        elif highest is not None and needed > highest:
+            count, why = (
+                wanted,
+                f"{words}, and max_replicas {highest} is below the {needed} it sees",
+            )
+        elif case.standings[key].infeasible is not None:
+            count, why = wanted, f"{words}; none can be added"
+        else:
+            count, why = needed, f"{words} for {waited} cycles: {needed} is the next that it sees"
+        escaped[key] = decision.to(count, rule="escape_tolerance", why=why)
+    return escaped
+
+
+def _instead(decision: Decision, decisions: Decisions, case: Case) -> Decision | None:
+    """Return the decision on a sibling that carries a hidden step at no more cost, if one can."""
+    load, step = case.loads[decision.key], decision.desired - decision.current
+    if decision.key not in load.capacity:
+        return None
+    missing, price = load.capacity[decision.key] * step, decision.cost_per_h * step
+    found = []
+    for key, sibling in decisions.items():
+        state = case.states[key]
+        if key == decision.key or case.loads[key] is not load or key not in load.capacity:
+            continue
+        more = math.ceil(missing / load.capacity[key] - 1e-9)
+        count, highest = sibling.desired + more, state.variant.max_replicas
+        cost = more * sibling.cost_per_h
+        if (
+            case.standings[key].infeasible is None
+            and sibling.desired >= sibling.current
+            and (highest is None or count <= highest)
+            and not exceeds(cost, price)
+            and needed_to_be_seen(count, state) is None
+        ):
+            found.append((cost, key, count))
+    if not found:
+        return None
+    _, key, count = min(found)
+    why = f"{count - decisions[key].desired} instead of {step} of {decision.key.name}, whose reader ignores the step"
+    return decisions[key].to(count, rule="escape_tolerance", why=why)
+
+
+def apply_guards(decisions: Decisions, case: Case) -> Decisions:
+    """Do what the operator said: pace, hours, budget, freeze and pin, each over the one before."""
+    guarded = dict(decisions)
+    for kind in (MaxChange, Hours, Budget, Freeze, Pin):
+        for guard in sorted(
+            (g for g in case.guards if isinstance(g, kind)), key=lambda g: (g.name, repr(g))
+        ):
+            if isinstance(guard, Budget):
+                _spend(guarded, guard, case)
+                continue
+            for key in sorted(guarded):
+                if guard.scope.covers(key, guarded[key].model_id):
+                    _obey(guarded, key, guard, case)
+    return guarded
+
+
+def _obey(
+    decisions: dict[VariantKey, Decision],
+    key: VariantKey,
+    guard: MaxChange | Hours | Freeze | Pin,
+    case: Case,
+) -> None:
+    """Change one count as a guard says; one that agrees with the count says nothing."""
+    decision, at_s = decisions[key], case.at_s
+    count = decision.desired
+    if isinstance(guard, Pin):
+        if at_s >= guard.until_s:
+            return
+        count = guard.replicas
+        why = f"pinned to {count} for {guard.until_s - at_s:.0f} s more"
+    elif isinstance(guard, Freeze):
+        if not guard.from_s <= at_s < guard.until_s:
+            return
+        count = decision.current
+        why = f"frozen at {count} for {guard.until_s - at_s:.0f} s more"
+    elif isinstance(guard, Hours):
+        if not guard.from_s <= at_s < guard.until_s:
+            return
+        if guard.min_replicas is not None:
+            count = max(count, guard.min_replicas)
+        if guard.max_replicas is not None:
+            count = min(count, guard.max_replicas)
+        low = 0 if guard.min_replicas is None else guard.min_replicas
+        high = "more" if guard.max_replicas is None else guard.max_replicas
+        why = f"{low} to {high} replicas for {guard.until_s - at_s:.0f} s more"
+    else:
+        past, span_s = case.memory[key], guard.window_s
+        most = past.most.largest(at_s, span_s=span_s)
+        fewest = past.fewest.largest(at_s, span_s=span_s)
+        most = decision.current if most is None else int(most)
+        fewest = decision.current if fewest is None else int(-fewest)
+        ends = sorted((max(0, most - guard.replicas), fewest + guard.replicas))
+        count = min(max(count, ends[0]), ends[1])
+        span = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        why = f"at most {guard.replicas} changed per {span_s:g} s, {span} published in the last"
+    if count == decision.desired:
+        return
+    limited = decision.limited
+    if count < decision.desired and count >= decision.current:
+        limited = limited or f"{decision.desired} wanted, guard {guard.name} allows {count}"
+    named = decision.to(count, rule="apply_guards", why=f"guard {guard.name}: {why}")
+    decisions[key] = replace(named, limited=limited)
+
+
+def _spend(decisions: dict[VariantKey, Decision], guard: Budget, case: Case) -> None:
+    """Take replicas until a namespace's counts fit its budget: added ones first, none below min."""
+    here = sorted(key for key in decisions if key.namespace == guard.namespace)
+    counts = {key: decisions[key].desired for key in here}
+    prices = {key: decisions[key].cost_per_h for key in here}
+
+    def bill() -> float:
+        return math.fsum(prices[key] * counts[key] for key in here)
+
+    asked = bill()
+    if not exceeds(asked, guard.usd_per_h):
+        return
+    least = {key: min(counts[key], case.states[key].variant.min_replicas) for key in here}
+    added = {key: max(least[key], min(counts[key], decisions[key].current)) for key in here}
+    for floors in (added, least):
+        while exceeds(bill(), guard.usd_per_h):
+            able = [key for key in here if counts[key] > floors[key] and prices[key] > 0]
+            able = [key for key in able if not _is_last(key, counts, decisions)]
+            if not able:
+                break
+            # Whoever has most above its floor gives first, so that no model pays for all.
+            dearest = max(able, key=lambda k: (prices[k] * (counts[k] - floors[k]), k))
+            counts[dearest] -= 1
+    words = f"{asked:.4g} $/h wanted in {guard.namespace}, at most {guard.usd_per_h:g}"
+    if exceeds(bill(), guard.usd_per_h):
+        words += f"; the fewest replicas cost {bill():.4g}"
+    for key in here:
+        decision = decisions[key]
+        if counts[key] < decision.desired:
+            why = f"guard {guard.name}: {words}"
+            limited = decision.limited or f"{decision.desired} wanted, {why}"
+            named = decision.to(counts[key], rule="apply_guards", why=why)
+            decisions[key] = replace(named, limited=limited)
+
+
+def _is_last(
+    key: VariantKey, counts: Mapping[VariantKey, int], decisions: Mapping[VariantKey, Decision]
+) -> bool:
+    """Return whether this is the only replica that its model has."""
+    if counts[key] != 1:
+        return False
+    model = decisions[key].model_id
+    return not any(
+        counts[other] for other in counts if other != key and decisions[other].model_id == model
+    )
+
+
+def shadow(decisions: Decisions, case: Case) -> Decisions:
+    """Tell what a variant in shadow would have cost: its count is decided and not served."""
+    shadowed = dict(decisions)
+    for key, decision in decisions.items():
+        named = case.policies[key].shadow
+        if "*" not in named and str(key) not in named:
+            continue
+        bill = reckon(case.memory[key].bill, decision, case.at_s)
+        saved = bill.ran_usd - bill.would_usd
+        why = (
+            f"not served; in {bill.at_s - bill.since_s:.0f} s it would have cost "
+            f"{bill.would_usd:.2f} $ instead of {bill.ran_usd:.2f} $: {abs(saved):.2f} $ "
+            f"{'less' if saved >= 0 else 'more'}"
+        )
+        shadowed[key] = replace(decision.to(decision.desired, rule="shadow", why=why), bill=bill)
+    return shadowed
+
+
+RULES: tuple[Rule, ...] = (
+    follow_demand,
+    wake_from_zero,
+    sleep_to_zero,
+    hold_when_blind,
+    settle_down,
+    escape_tolerance,
+    apply_guards,
+    stay_in_bounds,
+    shadow,
+)
 """The order is the policy: a later rule has the last word over an earlier one."""

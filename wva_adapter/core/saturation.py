@@ -7,12 +7,14 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
+from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.leads import on_their_way
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import ReplicaKey, ReplicaMemory
+from wva_adapter.core.memory import ReplicaKey, ReplicaMemory, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import ReplicaSample, ReplicaState, VariantState
 
@@ -110,6 +112,7 @@ def analyze_saturation(
     peaks: Mapping[ReplicaKey, ReplicaMemory],
     at_s: float,
     policy: Policy,
+    variants: Mapping[VariantKey, VariantMemory] | None = None,
 ) -> ModelLoad:
     """Return the load of one model, in replicas.
 
@@ -126,6 +129,7 @@ def analyze_saturation(
         peaks: What ``remember_peaks`` returned for these states.
         at_s: Unix time now.
         policy: Thresholds and triggers.
+        variants: What is remembered of how long their replicas take to start.
     """
     seen: list[Fill] = []
     unseen: list[Fill] = []
@@ -142,7 +146,11 @@ def analyze_saturation(
                 unseen.append(read_fill(replica.sample) or full)
     # What is ready and was not asked yet has served nothing so far: it is on its way, too.
     fresh = sum(r.sample is None and r.problem is None for state in states for r in state.ready)
-    starting = fresh + sum(state.starting for state in states)
+    past = variants or {}
+    starting = fresh + math.fsum(
+        on_their_way(state, past.get(state.variant.key, VariantMemory()), at_s, policy)
+        for state in states
+    )
     roomy = [fill for fill in seen if not fill.saturated(policy)]
     shortage, up_words = _headroom(roomy, len(seen), starting, policy)
     surplus, down_words = (0, "") if shortage else _removable(seen + unseen, len(roomy), policy)
@@ -151,11 +159,11 @@ def analyze_saturation(
         notes.append(f"{len(unseen)} of {len(seen) + len(unseen)} ready replicas unseen")
     if asleep:
         notes.append(f"{asleep} asleep")
-    variants = [state.variant for state in states]
+    described = [state.variant for state in states]
     present = float(len(seen) + len(unseen) - fresh + starting)
     return ModelLoad(
-        namespace=variants[0].key.namespace,
-        model_id=variants[0].model_id,
+        namespace=described[0].key.namespace,
+        model_id=described[0].model_id,
         analysis="saturation",
         unit="replicas",
         demand=sum(fill.replicas(policy) for fill in seen + unseen) if seen else None,
@@ -163,7 +171,7 @@ def analyze_saturation(
         keep=present - surplus,
         present=present,
         replicas=sum(state.spec_replicas or 0 for state in states),
-        capacity={variant.key: 1.0 for variant in variants},
+        capacity={variant.key: 1.0 for variant in described},
         step=1.0,
         window_s=policy.window_s(),
         binding="; ".join(notes),
@@ -179,21 +187,22 @@ def _peak(memory: ReplicaMemory, policy: Policy) -> Fill:
     )
 
 
-def _headroom(roomy: Sequence[Fill], seen: int, starting: int, policy: Policy) -> tuple[int, str]:
+def _headroom(roomy: Sequence[Fill], seen: int, starting: float, policy: Policy) -> tuple[int, str]:
     """Return the replicas to add, 0 or 1, and the test in words."""
     if seen == 0:
         return 0, "no replica seen: nothing says that more are needed"
-    empty = [Fill(0.0, 0.0)] * starting
-    counted = [*roomy, *empty]
-    if not counted:
+    counted = len(roomy) + starting
+    if counted <= 0:
         return 1, (
             f"nothing spare: all {seen} seen are saturated (KV cache at "
             f"{_percent(policy.kv_cache_threshold)} or {policy.queue_length_threshold:g} queued)"
         )
-    spare_kv = fmean(policy.kv_cache_threshold - fill.kv_cache_usage for fill in counted)
-    spare_queue = fmean(policy.queue_length_threshold - fill.queued_requests for fill in counted)
+    used_kv = math.fsum(fill.kv_cache_usage for fill in roomy)
+    used_queue = math.fsum(fill.queued_requests for fill in roomy)
+    spare_kv = policy.kv_cache_threshold - used_kv / counted
+    spare_queue = policy.queue_length_threshold - used_queue / counted
     over = f"over {len(roomy)} unsaturated of {seen} seen" + (
-        f" and {starting} starting" if starting else ""
+        f" and {starting:.3g} starting" if starting else ""
     )
     failed = []
     if spare_kv < policy.kv_spare_trigger:

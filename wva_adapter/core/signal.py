@@ -49,6 +49,31 @@ def shape(
     return _for_value(desired, spec_replicas, ready_replicas, reader)
 
 
+def smallest_seen(desired: int, *, status_replicas: int, reader: Reader) -> int | None:
+    """Return the smallest count above ``desired`` that the reader does not ignore.
+
+    Returns:
+        ``None`` where it does not ignore ``desired`` itself, or takes it for a step down. A
+        ``Value`` target is never asked: any count above is shaped so that it is not ignored.
+    """
+    if reader.target_type != "AverageValue" or desired <= status_replicas:
+        return None
+    target = round(reader.target * 1000)
+    count = desired
+    while (
+        average_value_replicas(
+            status_replicas,
+            target * count,
+            target,
+            tolerance_up=reader.tolerance_up,
+            tolerance_down=reader.tolerance_down,
+        )
+        < count
+    ):
+        count += 1
+    return None if count == desired else count
+
+
 def _for_average_value(desired: int, status_replicas: int, reader: Reader) -> Signal:
     target = round(reader.target * 1000)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from wva_adapter.core.fleet import NodeState, Variant
+from wva_adapter.core.guards import Guard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ class ReplicaState:
         node: The node that it runs on; ``None`` where it has none yet, or nothing says.
         unscheduled: Why it has no node, as the scheduler puts it: ``Unschedulable``,
             ``SchedulingGated``; ``None`` where nothing says.
+        unscheduled_since_s: Unix time since when it has none; ``None`` where nothing says.
         problem: Why its latest scrape brought nothing; ``None`` if it brought a page.
     """
 
@@ -116,6 +118,12 @@ class ReplicaState:
     problem: str | None = None
     node: str | None = None
     unscheduled: str | None = None
+    unscheduled_since_s: float | None = None
+
+    @property
+    def gated(self) -> bool:
+        """Whether something else than the scheduler (Kueue) must let it go first."""
+        return self.unscheduled == "SchedulingGated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +184,17 @@ class Snapshot:
         variants: One state per variant, keys unique. Their order carries no meaning.
         gateways: What gateways report, at most one per namespace and model.
         nodes: The nodes with accelerators, names unique; ``None`` where they could not be read.
+        guards: What the operator holds counts by now; calendars are already read.
+
+    Raises:
+        ValueError: Two variants have one name.
     """
 
     at_s: float
     variants: tuple[VariantState, ...] = ()
     gateways: tuple[GatewayState, ...] = ()
     nodes: tuple[NodeState, ...] | None = None
+    guards: tuple[Guard, ...] = ()
 
     def __post_init__(self) -> None:
         seen = set()

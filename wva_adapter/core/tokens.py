@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.leads import on_their_way
 from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.memory import VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason, read_fill
 from wva_adapter.core.snapshot import GatewayState, ReplicaSample, ReplicaState, VariantState
@@ -144,6 +146,7 @@ def analyze_tokens(
     gateway: GatewayState | None,
     at_s: float,
     policy: Policy,
+    variants: Mapping[VariantKey, VariantMemory] | None = None,
 ) -> tuple[ModelLoad, TokenMemory]:
     """Return the load of one model, in tokens, and what is remembered of it for the next time.
 
@@ -159,16 +162,18 @@ def analyze_tokens(
         gateway: What the gateway in front of the model reports; ``None`` where there is none.
         at_s: Unix time now.
         policy: Thresholds.
+        variants: What is remembered of how long their replicas take to start.
 
     Returns:
         The load, whose ``capacity`` lacks the variants of which nothing is known, and the memory.
     """
     states = sorted(states, key=lambda state: state.variant.key)
-    variants = {state.variant.key: state.variant for state in states}
+    past = variants or {}
+    described = {state.variant.key: state.variant for state in states}
     typical = model_lengths(states)
     awake, asleep = _look(states, memory, typical, at_s, policy)
-    after = _remember(variants, awake, memory, policy)
-    capacity, assumed = _capacities(variants, typical, after)
+    after = _remember(described, awake, memory, policy)
+    capacity, assumed = _capacities(described, typical, after)
 
     def carried(replicas: Sequence[_Replica]) -> float:
         return math.fsum(capacity.get(r.key, 0.0) for r in replicas)
@@ -186,7 +191,9 @@ def analyze_tokens(
     on_seen = held + math.fsum(r.demand or 0.0 for r in seen)
     demand = on_seen + math.fsum(r.demand or 0.0 for r in told)
     coming = carried(fresh) + math.fsum(
-        capacity.get(state.variant.key, 0.0) * state.starting for state in states
+        capacity.get(state.variant.key, 0.0)
+        * on_their_way(state, past.get(state.variant.key, VariantMemory()), at_s, policy)
+        for state in states
     )
     ready = carried(seen) + carried(told)
     unknown = [] if why_not_all is None else [why_not_all]

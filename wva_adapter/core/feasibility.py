@@ -1,0 +1,93 @@
+"""Whether more replicas of a variant would get a place, as the fate of its pods tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wva_adapter.core.leads import remember_starts, start_s, why_blocked
+from wva_adapter.core.memory import Setback, VariantMemory
+from wva_adapter.core.policy import Policy
+from wva_adapter.core.snapshot import Phase, VariantState
+
+SHORTEST_WAIT_S = 60.0
+"""For so long at least nothing is added to a variant whose pods got no place."""
+
+LONGEST_WAIT_S = 3600.0
+"""However often that happened, it is tried again after so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a variant has, and whether it may have more.
+
+    Attributes:
+        current: The count its scale target asks for.
+        exists: Those of them that are there or will be: all but the ones without a place.
+        infeasible: Why nothing is added; ``None`` where it may be.
+    """
+
+    current: int
+    exists: int
+    infeasible: str | None
+
+
+def notice(past: VariantMemory, state: VariantState, at_s: float, policy: Policy) -> VariantMemory:
+    """Return the past with how pods of this cycle started, and whether they got a place.
+
+    Pods that are gated, and pods without a node or refused for longer than the others take to
+    serve, set a variant back: for a while that doubles with each further try. The first replica
+    that serves ends it.
+    """
+    past = replace(past, starts=remember_starts(past, state))
+    if state.spec_replicas is None:
+        return past
+    missing = _missing(state)
+    since_s = None
+    if missing:
+        since_s = at_s if past.missing_since_s is None else past.missing_since_s
+    start = start_s(past.starts, policy)
+    reasons = [
+        why for replica in state.replicas if (why := why_blocked(replica, start, at_s)) is not None
+    ]
+    blocked = len(reasons)
+    if state.refused is not None and since_s is not None and at_s - since_s > start:
+        blocked += missing
+        reasons.append(f"{missing} pods refused for {at_s - since_s:.0f} s: {state.refused}")
+    return replace(
+        past,
+        missing_since_s=since_s,
+        setback=_setback(past.setback, state, blocked, reasons, start, at_s),
+    )
+
+
+def standing(past: VariantMemory, state: VariantState, at_s: float) -> Standing:
+    """Return what a variant has, whose count is known, and whether it may have more."""
+    current, setback = state.spec_replicas or 0, past.setback
+    if setback is None:
+        return Standing(current, current, None)
+    return Standing(current, max(0, current - setback.blocked), setback.infeasible(at_s))
+
+
+def _missing(state: VariantState) -> int:
+    there = sum(replica.phase is not Phase.TERMINATING for replica in state.replicas)
+    return max(0, (state.spec_replicas or 0) - there)
+
+
+def _setback(
+    past: Setback | None,
+    state: VariantState,
+    blocked: int,
+    reasons: list[str],
+    start: float,
+    at_s: float,
+) -> Setback | None:
+    if past is not None and any((r.ready_at_s or 0.0) > past.at_s for r in state.ready):
+        past = None
+    if not blocked:
+        return None if past is None else replace(past, blocked=0)
+    why = reasons[0] if len(reasons) == 1 else f"{reasons[0]}, and {len(reasons) - 1} more"
+    if past is None:
+        return Setback(at_s, max(start, SHORTEST_WAIT_S), blocked, why)
+    if past.infeasible(at_s) is None:
+        return Setback(at_s, min(2 * past.wait_s, LONGEST_WAIT_S), blocked, why)
+    return replace(past, blocked=blocked, why=why)

@@ -105,3 +105,11 @@ def test_a_published_run_on_real_engines_comes_out_alike() -> None:
     assert scenario("SA", files).slo == Slo(3.0, 0.100)
     assert 85.6 - 4 <= np.mean([o.in_slo_pct for o in outcomes]) <= 95.8 + 4
     assert np.mean([o.mean_ready for o in outcomes]) == pytest.approx(5.93, abs=0.6)
+
+
+def test_the_adapter_wakes_a_fleet_from_zero_and_serves_what_waited() -> None:
+    outcome = work(Job("ZERO", "demand", 0)).outcome
+    assert sum(outcome.failures.values()) == 0
+    woken = outcome.changes["a100"][1]
+    assert woken.replicas == 1
+    assert woken.at_s <= 90  # the first requests come at 60 s

@@ -123,13 +123,15 @@ class AdapterScaler:
     def _sync(self, now_s: float, view: VariantView) -> int:
         decision = self.last.decisions.get(VariantKey(NAMESPACE, view.name))
         values = () if decision is None else (decision.value_milli,)
+        # A fleet that begins at zero was put there by its autoscaler: else it would never wake.
+        state = self._states.get(view.name, HpaState(scaled_to_zero=not view.spec_replicas))
         synced = sync(
             now_s,
             Scale(view.spec_replicas, view.status_replicas, view.ready_replicas),
             (External("wva_desired_replicas", values),),
             Bounds(view.min_replicas, view.max_replicas),
             self._behavior,
-            self._states.get(view.name, HpaState()),
+            state,
         )
         self._states[view.name] = synced.state
         return synced.replicas

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.fleet import Reader, Variant, VariantKey
@@ -111,3 +115,32 @@ def decide(
 ) -> tuple[Plan, Memory]:
     """Run one cycle on these states."""
     return plan(Snapshot(at_s, states), policy or Policy(analysis="saturation"), memory or Memory())
+
+
+def filled(kind: Any) -> Any:
+    """Return a value of this type in which nothing is unknown, empty or, if it can, the default.
+
+    It is made from the type hints, so that a new field is in it without anybody's doing.
+    """
+    plain = {float: 1.5, int: 1, str: "text", bool: True, bytes: bytes(range(16))}
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in plain:
+        return plain[kind]
+    if origin in (Union, types.UnionType):
+        return filled(next(a for a in arguments if a is not types.NoneType))
+    if origin is Literal:
+        return arguments[-1]
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return (filled(arguments[0]),)
+    if origin is tuple:
+        return tuple(filled(argument) for argument in arguments)
+    if origin is frozenset:
+        return frozenset({filled(arguments[0])})
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {filled(arguments[0]): filled(arguments[1])}
+    if issubclass(kind, Enum):
+        return list(kind)[-1]
+    hints, make = get_type_hints(kind), kind
+    if is_dataclass(kind):
+        return make(**{f.name: filled(hints[f.name]) for f in fields(kind) if f.init})
+    return make(*(filled(hints[name]) for name in kind._fields))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from wva_adapter.core import policy as policy_module
 from wva_adapter.core.policy import Policy
 from wva_adapter.documents import format_duration, parse_duration_s
 from wva_adapter.errors import ConfigError
@@ -42,13 +44,21 @@ def test_what_is_printed_sets_every_key_to_its_default() -> None:
 
 def test_the_commented_sections_work_when_uncommented() -> None:
     lines = [
-        line.removeprefix("# ") if line.startswith(("# cluster:", "# reader:", "#   ")) else line
+        line.removeprefix("# ")
+        if line.startswith(("# cluster:", "# reader:", "#   ", "# - "))
+        else line
         for line in describe_settings()
     ]
-    text = "\n".join(lines).replace("open: False", "open: True")
+    text = (
+        "\n".join(lines)
+        .replace("open: False", "open: True")
+        .replace("overrides: []", "overrides:")
+        .replace("- namespace: null", "- namespace: chat")
+    )
     settings = parse_settings(text, "printed")
     assert settings.cluster == Cluster()
     assert settings.reader == Reader(open=True)
+    assert [one.namespace for one in settings.overrides] == ["chat"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +112,27 @@ def test_the_policy_and_its_section_have_the_same_fields() -> None:
     assert set(PolicySection.model_fields) == of_policy
 
 
+def test_the_core_reads_every_field_of_the_policy() -> None:
+    read = set()
+    for file in sorted((Path(policy_module.__file__).parent).glob("*.py")):
+        tree = ast.parse(file.read_text())
+        if file.name == "policy.py":
+            # What checks the fields reads all of them.
+            tree.body = [node for node in tree.body if not isinstance(node, ast.ClassDef)] + [
+                method
+                for node in tree.body
+                if isinstance(node, ast.ClassDef)
+                for method in node.body
+                if isinstance(method, ast.FunctionDef) and method.name != "__post_init__"
+            ]
+        read |= {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        }
+    assert {field.name for field in fields(Policy)} - read == set()
+
+
 def test_the_policy_and_its_section_have_the_same_defaults() -> None:
     written, default = Settings(static_file="x").to_policy(), Policy()
     assert {f.name: getattr(written, f.name) for f in fields(Policy)} == {
@@ -115,6 +146,49 @@ def test_every_policy_value_of_the_file_arrives() -> None:
     assert policy.kv_cache_threshold == 0.7
     assert policy.scale_down_window_s == 120
     assert policy.max_up_step == 3
+
+
+def test_an_override_of_the_file_arrives_and_inherits_the_rest() -> None:
+    text = SOURCE + (
+        "policy: {slo_ttft: 3s}\n"
+        "overrides:\n"
+        "- {namespace: chat, model: org/llama, slo_itl: 30ms, analysis: tokens}\n"
+        "- {variant: llama-a100, max_up_step: 1}\n"
+    )
+    policies = parse_settings(text, "wva.yaml").to_policies()
+    policy = policies.of("chat", "org/llama", "llama-a100")
+    assert (policy.slo_ttft_s, policy.slo_itl_s, policy.analysis) == (3, 0.030, "tokens")
+    assert policy.max_up_step == 1
+    assert policies.of("code", "org/llama").analysis == "demand"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{slo_ttft: 1s}", "wva.yaml: overrides[0]: for whom: want namespace, model or variant"),
+        ("{model: m, slo_tfft: 1s}", "overrides[0].slo_tfft: unknown key; did you mean slo_ttft?"),
+        (
+            "{model: m, service_level: premuim}",
+            "overrides[0].service_level: found 'premuim', want 'frugal', 'balanced' or 'premium'; did you mean premium?",
+        ),
+        (
+            "{model: m, kv_spare_trigger: 0.9}",
+            (
+                "wva.yaml: overrides[0]: want kv_spare_trigger < kv_cache_threshold, "
+                "got kv_spare_trigger=0.9, kv_cache_threshold=0.8"
+            ),
+        ),
+        ("{model: m, utilization: .inf}", "overrides[0]: utilization inf, want a finite number"),
+        ("{variant: v, slo_ttft: 1s}", "overrides[0]: slo_ttft holds for whole models, want it in"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_its_place(entry: str, message: str) -> None:
+    assert message in refused(f"{SOURCE}overrides: [{entry}]")
+
+
+def test_an_override_without_stale_after_keeps_the_three_scrapes() -> None:
+    text = SOURCE + "scrape_period: 1s\noverrides: [{model: m, stale_after: null}]"
+    assert parse_settings(text, "x").to_policies().of("n", "m").stale_after_s == 3
 
 
 def test_a_page_goes_stale_after_three_scrapes_unless_said() -> None:

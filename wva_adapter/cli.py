@@ -50,6 +50,25 @@ class VariantName(click.ParamType[tuple[str, str]]):
         return namespace, name
 
 
+class Seeds(click.ParamType[tuple[int, ...]]):
+    """Seeds, written ``3`` or ``0-4``."""
+
+    name = "seeds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        first, dash, last = str(value).partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            self.fail(f"found {value!r}, want one seed or FIRST-LAST", param, ctx)
+        seeds = tuple(range(int(first), int(last or first) + 1))
+        if not seeds:
+            self.fail(f"found {value!r}, an empty range; want FIRST-LAST, rising", param, ctx)
+        return seeds
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="wva-adapter")
 def commands() -> None:
@@ -178,6 +197,87 @@ def explain(
             message = response.text.strip() or "no message"
         raise CollectError(url, f"HTTP {response.status_code}: {message}")
     click.echo(response.text.rstrip("\n"))
+
+
+@commands.command()
+@click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    default=("demand", "inflight-16"),
+    show_default=True,
+    help="A name, or a law in a YAML file; may be given again.",
+)
+@click.option("--seeds", type=Seeds(), default="0-4", show_default=True, help="FIRST-LAST, or one.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes side by side."
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A CSV of arrival second, prompt tokens and output tokens, in place of the scenario's.",
+)
+@click.option(
+    "--prior-error",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiplies the times that the adapter believes at first: 2 is twice too slow.",
+)
+@click.option("--startup-s", type=click.FloatRange(0), help="Mean start of a pod, in seconds.")
+@click.option("--slo-ttft-s", type=click.FloatRange(0, min_open=True), help="Bound on TTFT.")
+@click.option("--slo-itl-s", type=click.FloatRange(0, min_open=True), help="Bound on ITL.")
+@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), help="Clients' patience.")
+@click.option("--grace-s", type=click.FloatRange(0), help="What a removed pod has to finish.")
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    default=None,
+    metavar="[FILE]",
+    help="One JSON document, there or to stdout in place of the table.",
+)
+def simulate(
+    scenarios: tuple[str, ...],
+    policies: tuple[str, ...],
+    seeds: tuple[int, ...],
+    jobs: int,
+    prior_error: float,
+    json_file: str | None,
+    **changed: Any,
+) -> None:
+    """Run scenarios under policies, and show what each gave its clients and what it cost.
+
+    Example: wva-adapter simulate S1 S6 --policy demand --policy inflight-16 --jobs 2
+    """
+    from rich.console import Console
+
+    from wva_adapter.sim.table import shown, tables
+    from wva_adapter.sim.workers import Changes, Job, check, work_all
+
+    changes = Changes(**changed)
+    asked = [
+        Job(scenario, policy, seed, changes, prior_error)
+        for scenario in scenarios
+        for policy in policies
+        for seed in seeds
+    ]
+    check(asked)
+    with shown(asked) as progress:
+        done = work_all(asked, progress, processes=jobs)
+    document = json.dumps({"runs": [run.document() for run in done]}, indent=2, allow_nan=False)
+    if json_file == "-":
+        click.echo(document)
+    else:
+        if json_file is not None:
+            Path(json_file).write_text(document + "\n")
+        for table in tables(done):
+            Console().print(table)
+    if len(done) < len(asked):
+        click.echo(f"wva-adapter: interrupted: {len(done)} of {len(asked)} runs done", err=True)
+        sys.exit(1)
 
 
 @commands.command()

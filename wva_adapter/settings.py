@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from wva_adapter.calendar import GuardsSection
+from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
 from wva_adapter.documents import Duration, Section, format_duration, parse_document, read_document
 from wva_adapter.errors import ConfigError
@@ -174,6 +175,15 @@ class ChainSection(Section):
     )
 
 
+def _key(policy_field: str) -> str:
+    """Return the file's name of a policy field: durations carry their unit in the value."""
+    return policy_field.removesuffix("_s")
+
+
+def _in_file(policy_fields: Iterable[str]) -> str:
+    return ", ".join(sorted(map(_key, policy_fields)))
+
+
 class PolicySection(Section):
     """How to decide"""
 
@@ -239,9 +249,45 @@ class PolicySection(Section):
     retention: Duration = Field(
         600.0, description="For how long nobody must have asked before it does"
     )
-    shadow: Names = Field(
-        (), description="Variants (NAMESPACE/NAME, * for all) that are decided and not served"
+    shadow: bool = Field(False, description="Decide counts and serve none of them")
+
+
+class OverrideSection(PolicySection):
+    """Values for some variants in place of those above, which hold where nothing is said"""
+
+    namespace: str | None = Field(None, description="Only in this namespace")
+    model: str | None = Field(None, description="Only for variants of this model id")
+    variant: str | None = Field(
+        None,
+        description=f"Only for the variant of this name; of it alone: {_in_file(PER_VARIANT)}",
     )
+
+    def to_override(self, source: str) -> Override:
+        """Return it as the core takes it: only what is set changes anything.
+
+        Raises:
+            ConfigError: It names nobody, or sets of a variant what holds for models.
+        """
+        if self.namespace is None and self.model is None and self.variant is None:
+            raise ConfigError(f"{source}: for whom: want namespace, model or variant")
+        changes = {
+            field.name: getattr(self, _key(field.name))
+            for field in fields(Policy)
+            if _key(field.name) in self.model_fields_set
+        }
+        # The three scrapes that null stands for are those of the default.
+        if changes.get("stale_after_s", 0) is None:
+            del changes["stale_after_s"]
+        try:
+            return Override(
+                source=source,
+                changes=changes,
+                namespace=self.namespace,
+                model_id=self.model,
+                variant=self.variant,
+            )
+        except ValueError as error:
+            raise ConfigError(as_in_file(str(error))) from None
 
 
 class Settings(Section):
@@ -270,6 +316,26 @@ class Settings(Section):
     )
     policy: PolicySection = PolicySection()
     guards: GuardsSection = GuardsSection()
+    overrides: Annotated[tuple[OverrideSection, ...], Field(strict=False)] = Field(
+        (),
+        description="Keys of policy for some variants; what an entry does not set, it inherits",
+    )
+
+    def to_policies(self, further: Sequence[Override] = ()) -> Policies:
+        """Return the policies that the core decides by.
+
+        Args:
+            further: Overrides from elsewhere; they win over equally narrow ones of the file.
+
+        Raises:
+            ConfigError: Values contradict each other somewhere, or one is out of its range.
+        """
+        default = self.to_policy()
+        own = [one.to_override(f"overrides[{n}]") for n, one in enumerate(self.overrides)]
+        try:
+            return Policies(default, (*own, *further))
+        except ValueError as error:
+            raise ConfigError(as_in_file(str(error))) from None
 
     def to_policy(self) -> Policy:
         """Return the policy that the core decides by.
@@ -283,15 +349,14 @@ class Settings(Section):
         try:
             return Policy(**values)
         except ValueError as error:
-            message = str(error)
-            for field in fields(Policy):
-                message = message.replace(field.name, _key(field.name))
-            raise ConfigError(f"policy: {message}") from None
+            raise ConfigError(f"policy: {as_in_file(str(error))}") from None
 
 
-def _key(policy_field: str) -> str:
-    """Return the file's name of a policy field: durations carry their unit in the value."""
-    return policy_field.removesuffix("_s")
+def as_in_file(message: str) -> str:
+    """Return a message of the core with the file's names of the policy's fields."""
+    for field in fields(Policy):
+        message = message.replace(field.name, _key(field.name))
+    return message
 
 
 def load_settings(
@@ -325,7 +390,7 @@ def parse_settings(text: str, name: str) -> Settings:
 
 def _checked(settings: Settings, name: str) -> Settings:
     try:
-        settings.to_policy()
+        settings.to_policies()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     if settings.cycle >= settings.max_age:
@@ -407,12 +472,15 @@ def describe_settings() -> Iterator[str]:
     yield from _describe(Settings, indent="")
 
 
-def _describe(section: type[BaseModel], indent: str) -> Iterator[str]:
+def _describe(section: type[BaseModel], indent: str, *, inherited: bool = True) -> Iterator[str]:
+    own = section.model_fields if inherited else section.__annotations__
     for name, field in section.model_fields.items():
+        if name not in own:
+            continue
         inner = _inner_section(field)
         if field.default == () and inner is not None:
             yield f"{indent}{name}: []  # {field.description}; of each:"
-            lines = list(_describe(inner, "  "))
+            lines = list(_describe(inner, "  ", inherited=False))
             yield from (f"{indent}#{' -' if n == 0 else '  '}{t[1:]}" for n, t in enumerate(lines))
         elif inner is None:
             yield f"{indent}{name}: {_written(field)}  # {field.description}"

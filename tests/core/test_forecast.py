@@ -38,7 +38,7 @@ def expected(
 
 
 def base(seen: Forecast) -> float:
-    return seen.base(REPLICA_PER_S, UTILIZATION)
+    return seen.base(REPLICA_PER_S * UTILIZATION)
 
 
 def poisson(rates_per_s: Sequence[float], *, seed: int = 7) -> list[float | None]:
@@ -94,7 +94,7 @@ def test_a_square_wave_is_covered_before_its_third_jump() -> None:
     # ... and what followed moments like this one is expected, up to 4 times the present rate.
     assert learned.covered_per_s is not None
     assert learned.covered_per_s > 6.5
-    assert learned.base(REPLICA_PER_S, UTILIZATION) > 6.5
+    assert learned.base(REPLICA_PER_S * UTILIZATION) > 6.5
     assert learned.confidence == 1.0
 
 

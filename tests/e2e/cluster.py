@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -47,10 +47,21 @@ class ControlPlane:
     Args:
         binary: The one program with all parts in it.
         folder: Where its certificates, data and logs go.
+        hpa_sync_s: Seconds between two looks of the HPA controller.
+        manager_flags: Of the controller manager, beside those that every one has.
     """
 
-    def __init__(self, binary: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        folder: Path,
+        *,
+        hpa_sync_s: int = HPA_SYNC_S,
+        manager_flags: Sequence[str] = (),
+    ) -> None:
         self._binary = binary
+        self._hpa_sync_s = hpa_sync_s
+        self._manager_flags = manager_flags
         self.folder = folder
         self.logs = folder / "logs"
         self.kubeconfig = folder / "admin.kubeconfig"
@@ -136,7 +147,8 @@ class ControlPlane:
             "--leader-elect=false",
             "--secure-port=0",
             "--controllers=*",
-            f"--horizontal-pod-autoscaler-sync-period={HPA_SYNC_S}s",
+            f"--horizontal-pod-autoscaler-sync-period={self._hpa_sync_s}s",
+            *self._manager_flags,
         )
         scheduler = self.folder / "scheduler.kubeconfig"
         self.write_kubeconfig(scheduler, certificate=self._authority.issue("system:kube-scheduler"))

@@ -52,16 +52,29 @@ def a_view(ready: int, starting: int = 0, *, low: int = 1, high: int = 20) -> Va
 
 
 def play(
-    name: str, store: Store, *, until_s: float, ready: int = 2, low: int = 1, high: int = 20
+    name: str,
+    store: Store,
+    *,
+    until_s: float,
+    ready: int = 2,
+    low: int = 1,
+    high: int = 20,
+    after_s: float = 0.0,
 ) -> list[int]:
     """Return the counts after each look; what is ordered is ready at once."""
-    return follow(scaler(law(name), {"a": CONSTANTS}), store, until_s, ready, low, high)
+    return follow(scaler(law(name), {"a": CONSTANTS}), store, until_s, ready, low, high, after_s)
 
 
 def follow(
-    acting: Scaler, store: Store, until_s: float, ready: int = 2, low: int = 1, high: int = 20
+    acting: Scaler,
+    store: Store,
+    until_s: float,
+    ready: int = 2,
+    low: int = 1,
+    high: int = 20,
+    after_s: float = 0.0,
 ) -> list[int]:
-    counts, now_s = [], acting.period_s
+    counts, now_s = [], after_s + acting.period_s
     while now_s <= until_s:
         view = a_view(ready, low=low, high=high)
         ready = acting.act(now_s, [view], store).get("a", ready)
@@ -185,19 +198,24 @@ def test_slo_aware_asks_for_fewer_while_pods_warm_up() -> None:
     store = Store(ttft_p90_1m_s=0.2, itl_p90_1m_s=0.054)
     acting = scaler(law("slo-aware"), {"a": CONSTANTS})
     view = VariantView("a", 6, 1, 20, pods(3, 3))
-    looks = [acting.act(15.0 * look, [view], store) for look in range(1, 14)]
+    looks = [acting.act(600 + 15.0 * look, [view], store) for look in range(1, 14)]
     assert looks == [{}] * 12 + [{"a": 5}]  # after the window of 180 s
 
 
 def test_slo_aware_steers_by_the_worse_latency() -> None:
     # 1.6 s of 2 s: 0.8. n + ceil(n (0.8/0.55 - 1)): 4 + ceil(1.82) = 6, after 30 s of it
     store = Store(ttft_p90_1m_s=1.6, itl_p90_1m_s=0.03)
-    assert play("slo-aware", store, until_s=45, ready=4) == [4, 4, 6]
+    assert play("slo-aware", store, after_s=600, until_s=645, ready=4) == [4, 4, 6]
     # 0.6 of each bound below 0.4: 4 - floor(4 (1 - 0.2/0.4)) = 2, one pod per 120 s
     calm = Store(ttft_p90_1m_s=0.4, itl_p90_1m_s=0.006)
-    assert play("slo-aware", calm, until_s=330, ready=4) == [4] * 12 + [3] * 8 + [2] * 2
+    assert (
+        play("slo-aware", calm, after_s=600, until_s=930, ready=4) == [4] * 12 + [3] * 8 + [2] * 2
+    )
     # only the time to first token is known: nothing has finished
-    assert play("slo-aware", Store(ttft_p90_1m_s=1.6), until_s=45, ready=4) == [4, 4, 6]
+    waiting = Store(ttft_p90_1m_s=1.6)
+    assert play("slo-aware", waiting, after_s=600, until_s=645, ready=4) == [4, 4, 6]
+    # in the first two minutes nothing is believed
+    assert play("slo-aware", store, until_s=105, ready=4) == [4] * 7
 
 
 def test_dynamo_steps_by_one_and_not_while_it_scales() -> None:

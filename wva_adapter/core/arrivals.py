@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from wva_adapter.core.portable import ITEM_BYTES
 
 SLOT_S = 5.0
 SLOTS = 1440
@@ -45,14 +47,17 @@ class ArrivalHistory:
         level_per_s: The rate, smoothed (Holt); at least 0.
         trend_per_s2: How fast the level changes, in requests per second, each second.
 
+    Raises:
+        ValueError: The series do not belong together.
+
     References:
         C. C. Holt, "Forecasting seasonals and trends by exponentially weighted moving averages",
         1957 (International Journal of Forecasting 20, 2004).
     """
 
-    rates: bytes = b""
-    presents: bytes = b""
-    minutes: bytes = b""
+    rates: bytes = field(default=b"", metadata={ITEM_BYTES: 8})
+    presents: bytes = field(default=b"", metadata={ITEM_BYTES: 8})
+    minutes: bytes = field(default=b"", metadata={ITEM_BYTES: 2})
     minute_slots: int = 0
     slot_s: float = 0.0
     slot_requests: float = 0.0
@@ -62,6 +67,19 @@ class ArrivalHistory:
     rate_per_s: float = 0.0
     level_per_s: float = 0.0
     trend_per_s2: float = 0.0
+
+    def __post_init__(self) -> None:
+        slots, odd = divmod(len(self.rates), 8)
+        if odd or len(self.presents) != len(self.rates) or len(self.minutes) % 2:
+            raise ValueError(
+                f"arrivals: {len(self.rates)}, {len(self.presents)} and {len(self.minutes)} bytes, "
+                "want 8, 8 and 2 per number, the first two alike"
+            )
+        if not 0 <= self.minute_slots <= min(slots, MINUTE_SLOTS - 1) or self.span_s <= 0:
+            raise ValueError(
+                f"arrivals: minute_slots {self.minute_slots} of {slots} and span_s {self.span_s}, "
+                "want at most 11 of those there are, and more than 0 s"
+            )
 
     @property
     def present_per_s(self) -> float:

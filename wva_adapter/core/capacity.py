@@ -8,7 +8,7 @@ an interval in which P prompt tokens were computed per second and N requests wer
 
 where the last factor says that prompts also land in the steps of requests that came while another
 was being prefilled. This is linear in the four times, which are at least 0: least squares over
-what the counters say, starting from a guess that counts as six typical samples.
+what the counters say, starting from a guess that may be off as a whole rather than in each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from wva_adapter.core.interval import Interval
 from wva_adapter.core.nnls import nonnegative
@@ -45,9 +46,18 @@ _CONTEXT_GAIN = 0.02
 _OUTSIDE = 1.5
 """A mean length this many times above or below what was learned from is another load."""
 
-_PRIOR_SAMPLES = 6.0
+_NOISE = 0.1
+"""How far a sample's inter-token latency typically lies from its times, as a share (measured on a
+real engine)."""
+
+_SPEED_DOUBT, _EACH_DOUBT = 1.0, 0.5
+"""How far the prior may be off, as shares of its times: by a factor that is common to all, a
+machine slower or faster as a whole, and by one of each time's own."""
+
 _TYPICAL = (1.0, 40.0, 48_000.0, 90.0)
-_TYPICAL_ITL_S = 0.030
+_LEAST_PART = 0.05
+"""A prior's time counts as no smaller than what makes this part of a typical step, or it could
+never be learned."""
 
 Moments = tuple[float, ...]
 """Weighted sums of the products of (1, B, K, prompt tokens per step, ITL): the 15 entries of the
@@ -109,9 +119,9 @@ class Lengths:
             self.low <= self.mean * _OUTSIDE and self.mean <= self.high * _OUTSIDE
         )
 
-    def learn(self, requests: float | None, tokens: float | None) -> Lengths:
+    def learn(self, requests: float, tokens: float) -> Lengths:
         """Return them with some more requests, which have so many tokens together."""
-        if not requests or not tokens:
+        if not (requests > 0 and tokens > 0):
             return self
         mean = self.mean + (tokens / requests - self.mean) * requests / (self.count + requests)
         count = min(_REQUESTS, self.count + requests)
@@ -196,49 +206,54 @@ class Fit:
         Those with too few tokens, or whose KV cache is unknown, change nothing but what is known
         of requests' lengths.
         """
-        anchor = _prior_moments(self.prior)
-        moments, recent = self.moments, self.recent
-        recent_weight, weight, samples = self.recent_weight, self.weight, self.samples
-        context, full_batch = self.context_tokens, self.full_batch
-        inputs, outputs = self.input_lengths, self.output_lengths
+        started = input_tokens = finished = output_tokens = 0.0
+        full_batch, context = self.full_batch, self.context_tokens
+        added, samples, weight = [0.0] * 15, 0, 0.0
         for one in intervals:
-            inputs = inputs.learn(one.started, one.input_tokens)
-            outputs = outputs.learn(one.finished, one.output_tokens)
             full_batch = _full_batch(full_batch, one)
-            if one.itl_s is None or one.kv_tokens is None:
+            if one.started is not None and one.input_tokens is not None:
+                started, input_tokens = started + one.started, input_tokens + one.input_tokens
+            if one.finished is not None and one.output_tokens is not None:
+                finished, output_tokens = finished + one.finished, output_tokens + one.output_tokens
+            if one.itl_s is None or one.kv_tokens is None or one.itl_count < FEWEST_GAPS:
                 continue
-            if one.itl_count < FEWEST_GAPS or not (one.batch > 0 and one.itl_s > 0):
+            if not (one.batch > 0 and one.itl_s > 0):
                 continue
-            memory = FAST_MEMORY if inputs.outside or outputs.outside else MEMORY
             share = min(1.0, one.itl_count / FULL_GAPS)
-            added = _moments(one, share / one.itl_s**2)
-            # What a memory of this length can hold: entering the fast one forgets at once what it
-            # would never have kept.
-            kept = memory * min(1.0, 1 / ((1 - memory) * weight)) if weight > 0 else memory
-            moments = tuple(
-                kept * m + (1 - kept) * p + n
-                for m, p, n in zip(moments, anchor, added, strict=True)
-            )
-            recent = tuple(RECENT * m + n for m, n in zip(recent, added, strict=True))
-            weight = kept * weight + share
-            recent_weight = RECENT * recent_weight + share
-            samples += 1
-            inputs, outputs = inputs.moved(1 - memory), outputs.moved(1 - memory)
+            _add_moments(added, one, share / one.itl_s**2)
+            samples, weight = samples + 1, weight + share
             held = one.kv_tokens / one.batch
             context = (
                 held if context is None else context + _CONTEXT_GAIN * share * (held - context)
             )
+        inputs = self.input_lengths.learn(started, input_tokens)
+        outputs = self.output_lengths.learn(finished, output_tokens)
+        if not samples:
+            return replace(
+                self, input_lengths=inputs, output_lengths=outputs, full_batch=full_batch
+            )
+        # Samples of one cycle are of one age: they are added together, and fade together.
+        fading = FAST_MEMORY if inputs.outside or outputs.outside else MEMORY
+        memory = fading**samples
+        # What a memory of this length can hold: entering the fast one forgets at once what it
+        # would never have kept.
+        kept = memory * min(1.0, 1 / ((1 - fading) * self.weight)) if self.weight > 0 else memory
+        recent_kept = RECENT**samples
+        moments = tuple(
+            kept * m + (1 - kept) * p + n
+            for m, p, n in zip(self.moments, _prior_moments(self.prior), added, strict=True)
+        )
         return Fit(
             prior=self.prior,
-            times=self.times if samples == self.samples else _best_times(moments),
+            times=_best_times(moments),
             moments=moments,
-            recent=recent,
-            recent_weight=recent_weight,
-            weight=weight,
-            samples=samples,
+            recent=tuple(recent_kept * m + n for m, n in zip(self.recent, added, strict=True)),
+            recent_weight=recent_kept * self.recent_weight + weight,
+            weight=kept * self.weight + weight,
+            samples=self.samples + samples,
             context_tokens=context,
-            input_lengths=inputs,
-            output_lengths=outputs,
+            input_lengths=inputs.moved(1 - memory),
+            output_lengths=outputs.moved(1 - memory),
             full_batch=full_batch,
         )
 
@@ -260,32 +275,57 @@ def fresh_fit(prior: Times) -> Fit:
     return Fit(prior=prior, times=prior, moments=_prior_moments(prior))
 
 
+@lru_cache(maxsize=4096)
 def _prior_moments(prior: Times) -> Moments:
-    """Return the moments of six typical samples that the prior explains without error."""
-    weights = [_PRIOR_SAMPLES * (x / _TYPICAL_ITL_S) ** 2 for x in _TYPICAL]
+    """Return the moments of samples that leave the prior in as much doubt as it deserves.
+
+    With D the squared doubts in each time and s that in the common factor, the covariance is
+    D + s²·θθᵀ, and its inverse by Sherman and Morrison what samples of so much noise add up to.
+    """
     theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
-    a, b, c, d = (w * t for w, t in zip(weights, theta, strict=True))
-    square = math.fsum(w * t * t for w, t in zip(weights, theta, strict=True))
+    step_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
+    sure = [
+        (_NOISE / (_EACH_DOUBT * max(t, _LEAST_PART * step_s / x))) ** 2
+        for t, x in zip(theta, _TYPICAL, strict=True)
+    ]
+    # In units of the noise: samples count with their relative errors alone.
+    spread = (_SPEED_DOUBT / _NOISE) ** 2
+    pull = [d * t for d, t in zip(sure, theta, strict=True)]
+    share = spread / (1 + spread * math.fsum(p * t for p, t in zip(pull, theta, strict=True)))
+    gram = [
+        [(sure[i] if i == j else 0.0) - share * pull[i] * pull[j] for j in range(4)]
+        for i in range(4)
+    ]
+    right = [math.fsum(g * t for g, t in zip(line, theta, strict=True)) for line in gram]
+    square = math.fsum(r * t for r, t in zip(right, theta, strict=True))
     return (
-        *(weights[0], 0.0, 0.0, 0.0, a),
-        *(weights[1], 0.0, 0.0, b),
-        *(weights[2], 0.0, c),
-        *(weights[3], d),
+        *(*gram[0], right[0]),
+        *(*gram[1][1:], right[1]),
+        *(*gram[2][2:], right[2]),
+        *(gram[3][3], right[3]),
         square,
     )
 
 
-def _moments(one: Interval, weight: float) -> Moments:
+def _add_moments(sums: list[float], one: Interval, weight: float) -> None:
     itl_s, batch, kv = one.itl_s or 0.0, one.batch, one.kv_tokens or 0.0
     prompts = one.prompt_tokens_per_s * itl_s * (1 + one.prefilling / batch)
     wb, wk, wp, wy = weight * batch, weight * kv, weight * prompts, weight * itl_s
-    return (
-        *(weight, wb, wk, wp, wy),
-        *(wb * batch, wb * kv, wb * prompts, wb * itl_s),
-        *(wk * kv, wk * prompts, wk * itl_s),
-        *(wp * prompts, wp * itl_s),
-        wy * itl_s,
-    )
+    sums[0] += weight
+    sums[1] += wb
+    sums[2] += wk
+    sums[3] += wp
+    sums[4] += wy
+    sums[5] += wb * batch
+    sums[6] += wb * kv
+    sums[7] += wb * prompts
+    sums[8] += wb * itl_s
+    sums[9] += wk * kv
+    sums[10] += wk * prompts
+    sums[11] += wk * itl_s
+    sums[12] += wp * prompts
+    sums[13] += wp * itl_s
+    sums[14] += wy * itl_s
 
 
 def _best_times(moments: Moments) -> Times:

@@ -85,16 +85,19 @@ def analyze_demand(
         for state in states
     }
     capacity = {key: rate.rate_per_s for key, rate in rates.items()}
-    utilization = policy.staffing()
+    level = policy.level
+    utilization = level.utilization
     cheapest = min(
         states, key=lambda s: (s.variant.cost_per_h / capacity[s.variant.key], s.variant.key)
     ).variant.key
     lead_s = start_s(variants[cheapest].starts, policy) + policy.hpa_sync_s
-    expected = forecast(learned.arrivals, at_s, lead_s=lead_s, attainment=policy.attained())
+    expected = forecast(learned.arrivals, at_s, lead_s=lead_s, attainment=level.attainment)
     ready, on_their_way = _supply(states, variants, capacity, seen, at_s, policy)
     present = ready + sum(rate * share for _, rate, share in on_their_way)
     replicas = sum(state.spec_replicas or 0 for state in states)
-    base = expected.base(capacity[cheapest], utilization.of(replicas))
+    base = expected.base(
+        level.spare_replicas * capacity[cheapest] * utilization.of(replicas), level.familiar_leads
+    )
     arriving = max(expected.level_per_s, expected.rate_per_s)
     backlog = _carried(seen.waiting, arriving, ready, on_their_way, lead_s)
     need = base + backlog / BACKLOG_DRAIN_S
@@ -161,7 +164,13 @@ def _through(
 ) -> tuple[float | None, float]:
     """Return the arrivals that a gateway counted; those of the replicas where it does not."""
     if now.arrivals_total is None or before is None or before.arrivals_total is None:
-        return arrivals, span_s
+        # What it holds back has reached no replica yet.
+        held = (
+            0.0
+            if before is None
+            else (now.queued_requests or 0.0) - (before.queued_requests or 0.0)
+        )
+        return None if arrivals is None else max(0.0, arrivals + held), span_s
     grown = now.arrivals_total - before.arrivals_total
     if grown < 0 or now.at_s <= before.at_s:
         return (None, span_s) if grown >= 0 else (arrivals, span_s)

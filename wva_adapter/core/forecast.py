@@ -43,7 +43,7 @@ class Forecast:
         sigma_per_s: Standard deviation of the smoothed rate by chance alone.
         covered_per_s: The rate that would have covered the wanted share of what followed similar
             moments; ``None`` where there were none.
-        confidence: How much evidence that is, 0 to 1; 1 is two independent lead times or more.
+        evidence: How many independent lead times of similar moments that comes from.
         ramp_per_s: Where a steady rise leads within the lead time; ``None`` without one.
         analogs: Past moments at least half as similar as an equal one.
         lead_s: The lead time.
@@ -54,22 +54,27 @@ class Forecast:
     level_per_s: float
     sigma_per_s: float
     covered_per_s: float | None
-    confidence: float
+    evidence: float
     ramp_per_s: float | None
     analogs: int
     lead_s: float
     why: str
 
-    def base(self, replica_rate_per_s: float, utilization: float) -> float:
+    @property
+    def confidence(self) -> float:
+        """How much evidence that is, 0 to 1; 1 is two independent lead times or more."""
+        return min(1.0, self.evidence / _LEADS_OF_EVIDENCE)
+
+    def base(self, spare_per_s: float, familiar_leads: float = _LEADS_OF_EVIDENCE) -> float:
         """Return the rate to be ready for.
 
-        What evidence does not vouch for is covered by headroom, at most one replica's worth.
+        What evidence does not vouch for is covered by headroom.
 
         Args:
-            replica_rate_per_s: What one replica can serve.
-            utilization: Share of it that is planned with, 0 to 1.
+            spare_per_s: The headroom where there is no evidence at all.
+            familiar_leads: Evidence with which none is left, above 0.
         """
-        headroom = (1 - self.confidence) * replica_rate_per_s * utilization
+        headroom = max(0.0, 1 - self.evidence / familiar_leads) * spare_per_s
         seen = self.confidence * (self.covered_per_s or 0.0)
         return max(self.rate_per_s + self.sigma_per_s + headroom, seen, self.ramp_per_s or 0.0)
 
@@ -98,25 +103,25 @@ def forecast(history: ArrivalHistory, at_s: float, *, lead_s: float, attainment:
     level = history.level_per_s
     cycle_s = max(SLOT_S, history.span_s)
     sigma = math.sqrt(level / (2 * cycle_s))
-    covered, confidence, analogs = _analogs(history, rate, lead_s, attainment)
+    covered, evidence, analogs = _analogs(history, rate, lead_s, attainment)
     ramp = _ramp(history, lead_s)
     return Forecast(
         rate_per_s=rate,
         level_per_s=level,
         sigma_per_s=sigma,
         covered_per_s=covered,
-        confidence=confidence,
+        evidence=evidence,
         ramp_per_s=None if ramp is None else min(ramp, _RAMP_ABOVE_LEVEL * level) + sigma,
         analogs=analogs,
         lead_s=lead_s,
-        why=_why(history, at_s, rate, covered, confidence, ramp, analogs, lead_s),
+        why=_why(history, at_s, rate, covered, evidence, ramp, analogs, lead_s),
     )
 
 
 def _analogs(
     history: ArrivalHistory, rate: float, lead_s: float, attainment: float
 ) -> tuple[float | None, float, int]:
-    """Return the covered rate, its confidence, and the number of similar moments."""
+    """Return the covered rate, the evidence for it, and the number of similar moments."""
     import numpy as np
 
     rates = np.frombuffer(history.rates, "<f8")
@@ -149,7 +154,7 @@ def _analogs(
             _cover(demand, weights, known, attainment),
             _ABOVE_PRESENT * max(rate, _LEAST_PER_S),
         ),
-        min(1.0, evidence / _LEADS_OF_EVIDENCE),
+        evidence,
         int(np.count_nonzero((distance <= math.log(2)) & (weights > 0))),
     )
 
@@ -296,7 +301,7 @@ def _why(
     at_s: float,
     rate: float,
     covered: float | None,
-    confidence: float,
+    evidence: float,
     ramp: float | None,
     analogs: int,
     lead_s: float,
@@ -316,8 +321,8 @@ def _why(
         )
     if ramp is not None:
         parts.append(f"a steady rise leads to {_figure(ramp)} req/s by then")
-    if confidence < 1:
-        parts.append(f"confidence {confidence:.2f}, so {1 - confidence:.0%} of a replica is spare")
+    if evidence < _LEADS_OF_EVIDENCE:
+        parts.append(f"confidence {evidence / _LEADS_OF_EVIDENCE:.2f}, so headroom is kept")
     return "; ".join(parts)
 
 

@@ -130,7 +130,8 @@ class External:
                 tolerance_up=tolerances.up,
                 tolerance_down=tolerances.down,
             )
-            if scale.spec_replicas and not scale.status_replicas and replicas == 0:
+            none = not (scale.status_replicas or scale.ready_replicas)
+            if none and scale.spec_replicas and replicas != scale.spec_replicas:
                 return Proposal(None, f"{self.name}: the target has no pods to multiply by")
         return Proposal(
             replicas,

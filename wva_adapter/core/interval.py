@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter, lt
 
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState
 
@@ -30,6 +31,8 @@ _COUNTERS = (
 )
 """Counters that only a restart makes smaller. Computed prompt tokens are not among them: where an
 engine does not count them they are a difference of two counters that move at different times."""
+
+_counts = attrgetter(*_COUNTERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +143,12 @@ def unusable(interval: Interval, state: ReplicaState) -> str | None:
 
 
 def _restarted(before: ReplicaSample, now: ReplicaSample) -> bool:
-    for name in _COUNTERS:
-        earlier, later = getattr(before, name), getattr(now, name)
-        if earlier is not None and later is not None and later < earlier:
-            return True
-    return False
+    earlier, later = _counts(before), _counts(now)
+    if None not in earlier and None not in later:
+        return any(map(lt, later, earlier))
+    return any(
+        a is not None and b is not None and b < a for a, b in zip(earlier, later, strict=True)
+    )
 
 
 def _grown(before: float | None, now: float | None) -> float | None:

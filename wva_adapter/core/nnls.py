@@ -46,9 +46,19 @@ def nonnegative(gram: Sequence[Sequence[float]], right: Sequence[float]) -> tupl
                 best, gain = [0.0] * size, worth
                 for x, i in zip(found, support, strict=True):
                     best[i] = x
-        if count == size and gain > 0:
-            break
+                if _settled(scaled, wanted, best):
+                    return tuple(x * s for x, s in zip(best, scale, strict=True))
     return tuple(x * s for x, s in zip(best, scale, strict=True))
+
+
+def _settled(
+    gram: Sequence[Sequence[float]], right: Sequence[float], found: Sequence[float]
+) -> bool:
+    """Return whether no unknown that is 0 would gain by being more (Karush, Kuhn and Tucker)."""
+    return all(
+        x > 0 or r <= sum(g * y for g, y in zip(line, found, strict=True))
+        for x, r, line in zip(found, right, gram, strict=True)
+    )
 
 
 def _solve(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.interval import Interval, interval
@@ -61,8 +61,13 @@ def take_pages(states: Sequence[VariantState], memory: Mapping[ReplicaKey, Repli
                     arrivals = done.arrivals / done.span_s
             if moved_at_s is None or not page.queued_requests or _moved(done):
                 moved_at_s = page.at_s
-            replicas[key, replica.name] = replace(
-                past, page=page, arrivals_per_s=arrivals, moved_at_s=moved_at_s
+            replicas[key, replica.name] = ReplicaMemory(
+                past.kv_cache_usage,
+                past.queued_requests,
+                past.read_at_s,
+                page,
+                arrivals,
+                moved_at_s,
             )
     return Pages(replicas, news)
 

@@ -13,9 +13,18 @@ from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.guards import pace_window_s
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import Memory, ModelKey, ModelMemory, VariantMemory, Window
+from wva_adapter.core.memory import (
+    Memory,
+    ModelKey,
+    ModelMemory,
+    ReplicaKey,
+    ReplicaMemory,
+    VariantMemory,
+    Window,
+)
 from wva_adapter.core.pages import take_pages
-from wva_adapter.core.policy import LONGEST_WINDOW_S, Policy
+from wva_adapter.core.policies import Policies
+from wva_adapter.core.policy import Policy
 from wva_adapter.core.rules import RULES, Case, Decisions, needed_to_be_seen
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
@@ -29,24 +38,37 @@ _ROUNDING = 1e-9
 """By this share sums of floats differ."""
 
 
-def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memory]:
+def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple[Plan, Memory]:
     """Decide the desired replicas of every variant in the fleet.
 
     The adapter and the simulator both call this function, once per cycle. It reads no
     clock, draws no random numbers and does no IO: equal arguments give equal results.
 
+    Args:
+        snapshot: The fleet now.
+        policy: How to decide: one policy for all, or one per model and variant.
+        memory: What the last call returned; a fresh one at first.
+
     Returns:
         The plan, and the memory to hand in with the next snapshot.
     """
+    policies = policy if isinstance(policy, Policies) else Policies(policy)
     states = sorted(snapshot.variants, key=lambda s: (_model(s), s.variant.key))
+    of_variant = {s.variant.key: policies.of(*_model(s), s.variant.key.name) for s in states}
     noticed = {
         s.variant.key: notice(
-            memory.variants.get(s.variant.key, VariantMemory()), s, snapshot.at_s, policy
+            memory.variants.get(s.variant.key, VariantMemory()),
+            s,
+            snapshot.at_s,
+            of_variant[s.variant.key],
         )
         for s in states
     }
     memory = replace(memory, variants=noticed)
-    pages = take_pages(states, remember_peaks(states, memory.replicas, policy))
+    peaks: dict[ReplicaKey, ReplicaMemory] = {}
+    for model, group in groupby(states, key=_model):
+        peaks |= remember_peaks(tuple(group), memory.replicas, policies.of(*model))
+    pages = take_pages(states, peaks)
     gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
@@ -60,7 +82,7 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
     for model, group in groupby(states, key=_model):
-        members = tuple(group)
+        members, policy = tuple(group), policies.of(*model)
         past = memory.models.get(model, ModelMemory())
         if policy.analysis == "demand":
             load, past, learned = analyze_demand(
@@ -78,7 +100,8 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
         rests[model], quiet = rest(
             past.quiet, members, noticed, pages, gateways.get(model), snapshot.at_s, policy
         )
-        models[model] = replace(_remember_kept(load, snapshot.at_s, past), quiet=quiet)
+        remembered = _remember_kept(load, snapshot.at_s, past, policy.window_s())
+        models[model] = replace(remembered, quiet=quiet)
         standings |= {
             s.variant.key: standing(noticed[s.variant.key], s, snapshot.at_s) for s in members
         }
@@ -89,7 +112,7 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
             for state in members
             if state.spec_replicas is not None and state.variant.key in load.capacity
         ]
-        found = _wanted(load, known, standings, policy)
+        found = _wanted(load, known, standings, policy, of_variant)
         wanted |= found
         limits |= _limits(load, found, known, standings)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
@@ -108,7 +131,7 @@ def plan(snapshot: Snapshot, policy: Policy, memory: Memory) -> tuple[Plan, Memo
 
     case = Case(
         at_s=snapshot.at_s,
-        policy=policy,
+        policies=of_variant,
         states=decidable,
         loads=load_of,
         wanted=wanted,
@@ -138,12 +161,16 @@ def _model(state: VariantState) -> ModelKey:
 
 
 def _wanted(
-    load: ModelLoad, states: Sequence[VariantState], standings: Standings, policy: Policy
+    load: ModelLoad,
+    states: Sequence[VariantState],
+    standings: Standings,
+    policy: Policy,
+    of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, int]:
     """Return the counts that the load asks for now, moving by its step at most."""
     if load.shortage > 0:
         need = load.need if load.step is None else min(load.need, load.supply + load.step)
-        return _raised(load, need, states, standings, policy)
+        return _raised(load, need, states, standings, policy, of_variant)
     if load.surplus > 0:
         keep = max(load.need, load.keep)
         if load.step is not None:
@@ -158,6 +185,7 @@ def _raised(
     states: Sequence[VariantState],
     standings: Standings,
     policy: Policy,
+    of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, int]:
     """Return the cheapest counts that carry a need, none below what there is.
 
@@ -168,7 +196,7 @@ def _raised(
         there, highest = standings[state.variant.key], state.variant.max_replicas
         ceiling = there.exists
         if there.infeasible is None:
-            ceiling += policy.max_up_step
+            ceiling += of_variant[state.variant.key].max_up_step
         if highest is not None:
             ceiling = min(ceiling, highest)
         bounds.append((there.exists, max(there.exists, ceiling)))
@@ -259,18 +287,16 @@ def _limits(
     return {key: f"{words}: {why}" for key, why in found.items()}
 
 
-def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory) -> ModelMemory:
+def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: float) -> ModelMemory:
     """Return the model's past with what its load has to keep now.
 
     A model seen for the first time keeps what it has: what is not known never looks like a small
     need later.
     """
     if past.analysis != load.analysis:
-        kept = Window().add(at_s, max(load.keep, load.supply), span_s=LONGEST_WINDOW_S)
+        kept = Window().add(at_s, max(load.keep, load.supply), span_s=load.window_s)
         return replace(past, analysis=load.analysis, kept=kept)
-    return replace(
-        past, kept=past.kept.add(at_s, load.keep, span_s=max(load.window_s, LONGEST_WINDOW_S))
-    )
+    return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
 
 
 def _undisputed(state: VariantState) -> Decision:
@@ -317,7 +343,9 @@ def _remember_published(
         )
         after[key] = replace(
             past,
-            published=past.published.add(at_s, decision.desired, span_s=case.policy.down_period_s),
+            published=past.published.add(
+                at_s, decision.desired, span_s=case.policies[key].down_period_s
+            ),
             most=_paced(past.most, decision.current, decision.desired, at_s, pace_s),
             fewest=_paced(past.fewest, -decision.current, -decision.desired, at_s, pace_s),
             hidden_cycles=past.hidden_cycles + 1 if hidden else 0,

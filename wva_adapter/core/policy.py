@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from wva_adapter.core.load import Utilization
 
 Analysis = Literal["demand", "saturation", "tokens"]
 ServiceLevel = Literal["frugal", "balanced", "premium"]
 
-LONGEST_WINDOW_S = 300.0
-"""How long a need is remembered where nothing says that it may be forgotten earlier."""
-SHORTEST_WINDOW_S = 120.0
-"""How long it is remembered where the forecast is certain."""
+
+class Level(NamedTuple):
+    """What a service level stands for.
+
+    Attributes:
+        utilization: Share of their capacity that replicas are loaded with.
+        attainment: Share of a lead time's demand to cover.
+        spare_replicas: Headroom while the load is not familiar, in replicas.
+        familiar_leads: Lead times of similar moments after which it is.
+        longest_window_s: How long a need is remembered while forecasts have no evidence.
+        shortest_window_s: How long where they have enough.
+    """
+
+    utilization: Utilization
+    attainment: float
+    spare_replicas: float
+    familiar_leads: float
+    longest_window_s: float
+    shortest_window_s: float
 
 
-_LEVELS: Mapping[str, tuple[Utilization, float]] = {
-    "frugal": (Utilization(), 0.95),
-    "balanced": (Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.98),
-    "premium": (Utilization(slack=0.45, lowest=0.70, highest=0.90), 0.995),
+LEVELS: Mapping[str, Level] = {
+    "frugal": Level(Utilization(), 0.95, 1.0, 2.0, 300.0, 120.0),
+    "balanced": Level(
+        Utilization(slack=0.25, lowest=0.82, highest=0.96), 0.98, 1.0, 2.0, 300.0, 120.0
+    ),
+    "premium": Level(
+        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0
+    ),
 }
-"""Of each service level: the share of their capacity that replicas are loaded with, and the share of
-the demand that is covered."""
+"""Settled in the simulator over all its scenarios: goodput against cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +70,7 @@ class Policy:
         peak_window_s: A replica's usage and queue are the peaks of this many seconds.
         stale_after_s: A page older than this says nothing about now (three scrapes).
         scale_down_window_s: Down only to the largest need of this many seconds; ``None`` lets the
-            analysis choose, up to ``LONGEST_WINDOW_S``.
+            service level and the forecast choose.
         max_down_share: Largest share of a variant's replicas removed per ``down_period_s``; one
             replica may always go.
         down_period_s: The period of ``max_down_share``.
@@ -61,7 +79,7 @@ class Policy:
             equal plans do not swap.
         scale_to_zero: Whether a model that nobody asks for may lose its last replica.
         retention_s: For how long nobody must have asked before it does.
-        shadow: Variants that are decided and not served, as NAMESPACE/NAME; ``*`` for all.
+        shadow: Whether counts are decided and not served.
 
     Raises:
         ValueError: A value is out of its range, or contradicts another.
@@ -90,7 +108,7 @@ class Policy:
     change_penalty: float = 0.05
     scale_to_zero: bool = False
     retention_s: float = 600.0
-    shadow: tuple[str, ...] = ()
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):
@@ -100,7 +118,7 @@ class Policy:
         for field in fields(self):
             value = getattr(self, field.name)
             # Written so that NaN, which compares false with everything, is refused too.
-            if value is None or isinstance(value, str | tuple):
+            if value is None or isinstance(value, str):
                 continue
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name} {value}, want a finite number of at least 0")
@@ -111,9 +129,6 @@ class Policy:
         for name in ("slo_ttft_s", "slo_itl_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}, want above 0")
-        for name in self.shadow:
-            if name != "*" and not all(name.partition("/")):
-                raise ValueError(f"shadow {name!r}, want NAMESPACE/NAME, or * for all")
         if self.max_up_step < 1:
             raise ValueError(f"max_up_step {self.max_up_step}, want at least 1")
         if not self.kv_spare_trigger < self.kv_cache_threshold:
@@ -135,18 +150,19 @@ class Policy:
                 f"scale_up_threshold={self.scale_up_threshold}"
             )
 
+    @property
+    def level(self) -> Level:
+        """What the service level stands for, with what was set apart from it."""
+        level = LEVELS[self.service_level]
+        if self.utilization is not None:
+            level = level._replace(utilization=Utilization(0.0, self.utilization, self.utilization))
+        if self.attainment is not None:
+            level = level._replace(attainment=self.attainment)
+        return level
+
     def window_s(self, confidence: float = 0.0) -> float:
         """Return how many seconds a need is remembered, given how sure its forecast is, 0 to 1."""
         if self.scale_down_window_s is not None:
             return self.scale_down_window_s
-        return LONGEST_WINDOW_S * (1 - confidence) + SHORTEST_WINDOW_S * confidence
-
-    def staffing(self) -> Utilization:
-        """Return which share of their capacity replicas are loaded with."""
-        if self.utilization is not None:
-            return Utilization(0.0, self.utilization, self.utilization)
-        return _LEVELS[self.service_level][0]
-
-    def attained(self) -> float:
-        """Return the share of a lead time's demand to cover."""
-        return _LEVELS[self.service_level][1] if self.attainment is None else self.attainment
+        level = LEVELS[self.service_level]
+        return level.longest_window_s * (1 - confidence) + level.shortest_window_s * confidence

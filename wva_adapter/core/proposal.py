@@ -34,10 +34,15 @@ if TYPE_CHECKING:
 EXACT_MODELS = 20
 """Up to so many models the whole program is solved; more are solved by columns."""
 
-_ROUNDS = 3
-_MIP_GAP = 1e-6
-_NODES = 5000
-"""Most branches looked at: a bound on the time that is the same on every machine."""
+_ROUNDS = 6
+_REOPENED = 30
+"""So many models with a whole plan are decided again beside those without one."""
+_PLANS_EACH = 25
+"""Among so many plans each."""
+# A program ends within such a share of its bound, or after so many branches: a bound on the time
+# that is the same on every machine.
+_WHOLE = {"mip_rel_gap": 1e-6, "node_limit": 5000}
+_REST = {"mip_rel_gap": 1e-3, "node_limit": 500}
 
 
 def propose(
@@ -65,23 +70,21 @@ def propose(
     priced = price(requests, objective)
     options = [o for r in priced for o in r.options]
     bounds = Room(supply, options).bounds(options)
-    found = None
+    found = [greedy, Columns(priced, bounds, greedy, change_penalty).solve()]
     if len(priced) <= EXACT_MODELS:
-        found = _solve_whole(priced, bounds, change_penalty)
-    if found is None:
-        found = _Columns(priced, bounds, greedy, change_penalty).solve()
-    if not feasible(found, priced, supply):
-        return greedy
-    worth = [
-        value(priced, counts, change_penalty=change_penalty).objective for counts in (found, greedy)
-    ]
-    return found if worth[0] < worth[1] else greedy
+        found += _solve_whole(priced, bounds, change_penalty)
+    possible = [counts for counts in found if feasible(counts, priced, supply)]
+    # The first of the best: greedy is possible always, whatever it is worth.
+    return min(
+        possible or [greedy],
+        key=lambda counts: value(priced, counts, change_penalty=change_penalty).objective,
+    )
 
 
 def _solve_whole(
     requests: Sequence[ModelRequest], bounds: Sequence[Bound], penalty: float
-) -> Counts | None:
-    """Return the best counts by mixed-integer programming; ``None`` where none were found."""
+) -> list[Counts]:
+    """Return the best counts by mixed-integer programming, or none where none were found."""
     # Imported here: they take half a second and 60 MB, and most fleets never come here.
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -126,11 +129,11 @@ def _solve_whole(
         constraints=LinearConstraint(rows.tocsr(), least, most),
         bounds=Bounds(low, high),
         integrality=np.concatenate([np.ones(2 * size), np.zeros(total - 2 * size)]),
-        options={"mip_rel_gap": _MIP_GAP, "node_limit": _NODES},
+        options=_WHOLE,
     )
     if result.x is None:
-        return None
-    return {o.key: round(result.x[i]) + round(result.x[size + i]) for i, o in enumerate(options)}
+        return []
+    return [{o.key: round(result.x[i]) + round(result.x[size + i]) for i, o in enumerate(options)}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +155,16 @@ class _Pool:
     starts: Ints
 
 
-class _Columns:
+class Columns:
     """The common program over plans of single models, solved by pricing them.
 
     Each model takes one plan of its pool, or parts of several that add up to one. The duals of
     the bounds say what a device is worth to the others; priced by them, each model names its best
     plan, which joins the program. After some rounds all but a few models have one whole plan;
     those few are decided by a small integer program.
+
+    Attributes:
+        worth: What one unit of each bound is worth to all models, in the largest price.
     """
 
     def __init__(
@@ -181,6 +187,7 @@ class _Columns:
         for b, bound in enumerate(bounds):
             for key, uses in bound.uses.items():
                 self._uses[(*place[key], b)] = uses
+        self.worth: Floats = np.zeros(len(bounds))
         self._pool = self._make_pool(greedy, penalty)
 
     def _make_pool(self, greedy: Counts, penalty: float) -> _Pool:
@@ -189,7 +196,6 @@ class _Columns:
         prices = unmet_prices(self._requests)
         parts, costs, added = [], [], []
         for request in self._requests:
-            plans = np.zeros((0, self._width), dtype=np.int64)
             plans = _plans(request, self._width)
             own = np.zeros((1, self._width), dtype=np.int64)
             own[0, : len(request.options)] = [greedy[o.key] for o in request.options]
@@ -220,13 +226,21 @@ class _Columns:
             starts=np.concatenate([[0], np.cumsum(sizes)[:-1]]),
         )
 
-    def _best(self, worth: Floats) -> Ints:
-        """Return each model's best plan, where devices cost what the bounds' duals say."""
+    def _reduced(self, worth: Floats) -> Floats:
+        """Return the cost of each plan of the pool where devices cost what they are worth."""
         import numpy as np
 
         pool = self._pool
-        extra = (self._uses @ worth)[pool.model]
-        reduced = pool.cost + np.einsum("pv,pv->p", pool.added, extra)
+        reduced: Floats = pool.cost + np.einsum(
+            "pv,pv->p", pool.added, (self._uses @ worth)[pool.model]
+        )
+        return reduced
+
+    def _best(self, worth: Floats) -> Ints:
+        """Return each model's best plan, where devices cost what they are worth."""
+        import numpy as np
+
+        pool, reduced = self._pool, self._reduced(worth)
         least = np.minimum.reduceat(reduced, pool.starts)
         hits = np.flatnonzero(reduced <= least[pool.model])
         firsts = np.unique(pool.model[hits], return_index=True)[1]
@@ -269,10 +283,10 @@ class _Columns:
         """Return the counts of the plans that were chosen."""
         import numpy as np
 
-        worth = np.zeros(len(self._most))
+        worth = self.worth
         plans = np.unique(np.concatenate([self._pool.starts, self._best(worth)]))
         for _ in range(_ROUNDS):
-            _, worth = self._relax(plans)
+            self.worth = worth = self._relax(plans)[1]
             grown = np.unique(
                 np.concatenate(
                     [plans, *(self._best(worth * f) for f in (0.5, 0.8, 1.0, 1.25, 2.0))]
@@ -289,36 +303,49 @@ class _Columns:
         }
 
     def _settle(self, plans: Ints, parts: Floats) -> Ints:
-        """Return one plan for each model: whole ones stay, the others are decided together."""
+        """Return one plan for each model: most keep their whole ones, the others are decided.
+
+        Decided together are the models with parts of several plans and those to which another
+        plan is worth nearly as much, each among its best plans.
+        """
         import numpy as np
         from scipy.optimize import Bounds, LinearConstraint, milp
 
-        model = self._pool.model[plans]
-        whole = parts > 1 - 1e-6
+        pool, reduced = self._pool, self._reduced(self.worth)
+        # By model, its plans from the best to the worst.
+        order = np.lexsort((reduced, pool.model))
+        rank = np.arange(len(order)) - pool.starts[pool.model[order]]
         chosen = np.full(len(self._requests), -1)
-        chosen[model[whole]] = plans[whole]
-        left = self._most - self._usage(plans[whole]).sum(axis=1)
-        open_ = np.flatnonzero(chosen[model] < 0)
-        if not len(open_):
-            return chosen
-        models, rows = np.unique(model[open_], return_inverse=True)
-        one_each = np.zeros((len(models), len(open_)))
-        one_each[rows, np.arange(len(open_))] = 1
+        whole = parts > 1 - 1e-6
+        chosen[pool.model[plans[whole]]] = plans[whole]
+        firsts, seconds = order[rank == 0], order[rank == 1]
+        regret = np.full(len(chosen), np.inf)
+        regret[pool.model[seconds]] = reduced[seconds] - reduced[firsts[pool.model[seconds]]]
+        regret[chosen < 0] = -1.0
+        open_ = np.sort(np.argsort(regret, kind="stable")[: (chosen < 0).sum() + _REOPENED])
+        closed = np.setdiff1d(np.arange(len(chosen)), open_)
+        left = self._most - self._usage(chosen[closed]).sum(axis=1)
+        near = np.isin(pool.model[order], open_) & (rank < _PLANS_EACH)
+        # The plan that needs nothing new is always possible.
+        idle = np.isin(pool.model, open_) & ~pool.added.any(axis=1)
+        among = np.unique(np.concatenate([order[near], np.flatnonzero(idle)]))
+        rows = np.searchsorted(open_, pool.model[among])
+        one_each = np.zeros((len(open_), len(among)))
+        one_each[rows, np.arange(len(among))] = 1
         result = milp(
-            self._pool.cost[plans[open_]],
+            pool.cost[among],
             constraints=[
-                LinearConstraint(self._usage(plans[open_]), ub=left + 1e-6),
+                LinearConstraint(self._usage(among), ub=left + 1e-6),
                 LinearConstraint(one_each, 1, 1),
             ],
             bounds=Bounds(0, 1),
-            integrality=np.ones(len(open_)),
-            options={"mip_rel_gap": _MIP_GAP, "node_limit": _NODES},
+            integrality=np.ones(len(among)),
+            options=_REST,
         )
         if result.x is None:
-            # The greedy plans of all fit together; those of some beside other plans may not.
-            return self._pool.starts
-        taken = open_[result.x > 0.5]
-        chosen[model[taken]] = plans[taken]
+            return pool.starts
+        taken = among[result.x > 0.5]
+        chosen[pool.model[taken]] = taken
         return chosen
 
 

@@ -32,7 +32,7 @@ class Case:
 
     Attributes:
         at_s: Unix time now.
-        policy: Windows and steps.
+        policies: By variant, windows and steps.
         states: The variants as they stand.
         loads: Per variant, the load of its model.
         wanted: Counts of the allocation, one step at most.
@@ -46,7 +46,7 @@ class Case:
     """
 
     at_s: float
-    policy: Policy
+    policies: Mapping[VariantKey, Policy]
     states: Mapping[VariantKey, VariantState]
     loads: Mapping[VariantKey, ModelLoad]
     wanted: Mapping[VariantKey, int]
@@ -145,13 +145,13 @@ def sleep_to_zero(decisions: Decisions, case: Case) -> Decisions:
                 if decision.desired or decision.current:
                     slept[decision.key] = decision.to(0, rule="sleep_to_zero", why=found.why)
             continue
-        chosen = case.cheapest(members)
-        if chosen is None or not (found.complete or case.policy.scale_to_zero):
+        chosen, enabled = case.cheapest(members), case.policies[members[0].key].scale_to_zero
+        if chosen is None:
             continue
         if not any(decision.desired for decision in members) and found.complete:
             why = f"one stays: {found.why}"
             slept[chosen.key] = chosen.to(1, rule="sleep_to_zero", why=why)
-        elif case.policy.scale_to_zero:
+        elif enabled:
             last = max(members, key=lambda d: (d.desired > 0, -d.cost_per_h, d.key))
             why = f"not to zero: {found.why}"
             slept[last.key] = last.to(last.desired, rule="sleep_to_zero", why=why)
@@ -162,7 +162,7 @@ def hold_when_blind(decisions: Decisions, case: Case) -> Decisions:
     """Do not remove replicas from a variant while any ready replica is unseen."""
     held = {}
     for key, decision in decisions.items():
-        reasons = blind_reasons(case.states[key], case.at_s, case.policy)
+        reasons = blind_reasons(case.states[key], case.at_s, case.policies[key])
         if reasons:
             named = "; ".join(reasons[:_MOST_NAMED])
             if len(reasons) > _MOST_NAMED:
@@ -178,9 +178,9 @@ def hold_when_blind(decisions: Decisions, case: Case) -> Decisions:
 
 def settle_down(decisions: Decisions, case: Case) -> Decisions:
     """Go down only to the largest need of the window, and by bounded steps."""
-    policy, settled = case.policy, {}
+    settled = {}
     for key, decision in decisions.items():
-        memory = case.memory[key]
+        policy, memory = case.policies[key], case.memory[key]
         reasons = []
         floor = decision.desired
         if case.floors[key] > floor:
@@ -422,9 +422,8 @@ def _is_last(
 def shadow(decisions: Decisions, case: Case) -> Decisions:
     """Tell what a variant in shadow would have cost: its count is decided and not served."""
     shadowed = dict(decisions)
-    named = case.policy.shadow
     for key, decision in decisions.items():
-        if "*" not in named and str(key) not in named:
+        if not case.policies[key].shadow:
             continue
         bill = reckon(case.memory[key].bill, decision, case.at_s)
         saved = bill.ran_usd - bill.would_usd

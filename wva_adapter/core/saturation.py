@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import on_their_way
@@ -95,15 +95,13 @@ def remember_peaks(
             fill, sample = read_fill(replica.sample), replica.sample
             if fill is not None and sample is not None and sample.at_s > memory.read_at_s:
                 span_s = policy.peak_window_s
-                memory = replace(
-                    memory,
-                    kv_cache_usage=memory.kv_cache_usage.add(
-                        sample.at_s, fill.kv_cache_usage, span_s=span_s
-                    ),
-                    queued_requests=memory.queued_requests.add(
-                        sample.at_s, fill.queued_requests, span_s=span_s
-                    ),
-                    read_at_s=sample.at_s,
+                memory = ReplicaMemory(
+                    memory.kv_cache_usage.add(sample.at_s, fill.kv_cache_usage, span_s=span_s),
+                    memory.queued_requests.add(sample.at_s, fill.queued_requests, span_s=span_s),
+                    sample.at_s,
+                    memory.page,
+                    memory.arrivals_per_s,
+                    memory.moved_at_s,
                 )
             remembered[key] = memory
     return remembered

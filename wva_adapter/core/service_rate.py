@@ -23,7 +23,7 @@ from wva_adapter.core.queueing import mean_wait_s
 PREFILL_SHARE = 0.9
 """Largest share of its time that a replica may spend on prompts."""
 
-ITL_SHARE = 0.8
+ITL_SHARE = 0.9
 """The mean inter-token latency stays below this share of its SLO."""
 
 BATCH_SHARE = 0.9
@@ -163,13 +163,17 @@ def service_rate(
     lowest, highest = LOWEST_OF_PRIOR * anchor.rate_per_s, HIGHEST_OF_PRIOR * anchor.rate_per_s
     if lowest <= found.rate_per_s <= highest:
         return found
-    rate, share = (
-        (lowest, LOWEST_OF_PRIOR) if found.rate_per_s < lowest else (highest, HIGHEST_OF_PRIOR)
-    )
+    # Where the prior barely keeps the SLO, a machine a little faster serves many times as much.
+    slower, faster = prior.scaled(1 / LOWEST_OF_PRIOR), prior.scaled(1 / HIGHEST_OF_PRIOR)
+    lowest = min(lowest, bounds.largest(slower).rate_per_s)
+    highest = max(highest, bounds.largest(faster).rate_per_s)
+    if lowest <= found.rate_per_s <= highest:
+        return found
+    rate = lowest if found.rate_per_s < lowest else highest
     return bounds.at(
         times,
         rate,
-        f"kept at {share:g} of what was believed at first, {anchor.rate_per_s:.3g}/s: "
+        f"kept near what was believed at first ({anchor.rate_per_s:.3g}/s): "
         f"learned {found.rate_per_s:.3g}/s, {found.binding}",
     )
 

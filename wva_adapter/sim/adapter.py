@@ -35,6 +35,7 @@ class AdapterScaler:
         behavior: What the HPAs allow.
         prior_scale: By how much the times that are believed at first are off.
         cycle_s: How often it decides; a whole part of the HPA's 15 s or a multiple of them.
+        shaped: Whether values are shaped for the HPA's arithmetic.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class AdapterScaler:
         behavior: Behavior | None = RECOMMENDED,
         prior_scale: float = 1.0,
         cycle_s: float = SCRAPE_PERIOD_S,
+        shaped: bool = True,
     ) -> None:
         self.period_s = cycle_s
         self._policy = policy
         self._behavior = behavior
         self._observatory = observatory
         self._gateway_tells = scenario.gateway_tells
-        self._variants = {d.name: _variant(d, behavior) for d in scenario.fleet}
+        self._variants = {d.name: _variant(d, behavior, shaped) for d in scenario.fleet}
         self._model_id = next(iter(self._variants.values())).model_id
         self._memory = Memory(prior_scale=prior_scale)
         self._states: dict[str, HpaState] = {}
@@ -121,7 +123,7 @@ class AdapterScaler:
         return synced.replicas
 
 
-def _variant(deployed: Deployed, behavior: Behavior | None) -> Variant:
+def _variant(deployed: Deployed, behavior: Behavior | None, shaped: bool) -> Variant:
     model_id, accelerator, tensor_parallel = deployed.hardware.name.split("/")
     up = down = 0.1
     if behavior is not None:
@@ -136,6 +138,8 @@ def _variant(deployed: Deployed, behavior: Behavior | None) -> Variant:
         cost_per_h=deployed.usd_per_h,
         min_replicas=deployed.min_replicas,
         max_replicas=deployed.max_replicas,
-        reader=Reader(f"HorizontalPodAutoscaler {deployed.name}", "AverageValue", 1.0, up, down),
+        reader=Reader(
+            f"HorizontalPodAutoscaler {deployed.name}", "AverageValue", 1.0, up, down, shaped
+        ),
         max_num_seqs=deployed.max_num_seqs,
     )

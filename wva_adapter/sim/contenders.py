@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wva_adapter.core.policy import Policy, ServiceLevel
+from wva_adapter.core.hpa_sync import RECOMMENDED, Behavior
+from wva_adapter.core.policy import Policy
 from wva_adapter.errors import ConfigError
 from wva_adapter.sim.adapter import AdapterScaler
+from wva_adapter.sim.foresight import Clairvoyant, Still, measure, sized_for_peak
 from wva_adapter.sim.laws import Law
 from wva_adapter.sim.laws import scaler as law_scaler
+from wva_adapter.sim.observe import SCRAPE_PERIOD_S
 from wva_adapter.sim.policy_files import law, law_names
 from wva_adapter.sim.replica import TOKEN_BUDGET
 from wva_adapter.sim.router import WhenSaturated
 from wva_adapter.sim.scaler import Scaler
 from wva_adapter.sim.scenarios import Scenario
-from wva_adapter.sim.world import ScalerMaker, Stage
+from wva_adapter.sim.world import ScalerMaker, Stage, draw_traffic
+
+Prepare = Callable[[Scenario, int], Scenario]
+
+_FULL = (0.80, 0.85, 0.90, 0.95, 1.00)
+"""How full a clairvoyant's replicas may be: it takes the largest that costs it no share in SLO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,47 +33,76 @@ class Contender:
     """Someone who sets counts.
 
     Attributes:
+        tries: Makers of the law, the cheaper the later. Of several all are run, and the last whose
+            share in SLO is nearly the best counts: only who knows the future can do that.
         when_saturated: What its set-up has the gateway do; ``None`` leaves that to the scenario.
+        prepare: What its operator sets up beforehand, from the scenario and the seed.
     """
 
     name: str
-    make: ScalerMaker
+    tries: tuple[ScalerMaker, ...]
     when_saturated: WhenSaturated | None = None
+    prepare: Prepare | None = None
 
 
-def _demand(level: ServiceLevel) -> Callable[[float], ScalerMaker]:
-    return lambda prior_scale: (
-        lambda stage: AdapterScaler(
+def _adapter(
+    policy: Policy,
+    *,
+    behavior: Behavior | None = RECOMMENDED,
+    cycle_s: float = SCRAPE_PERIOD_S,
+    shaped: bool = True,
+) -> Callable[[float], ScalerMaker]:
+    def of_prior(prior_scale: float) -> ScalerMaker:
+        return lambda stage: AdapterScaler(
             stage.scenario,
             stage.observatory,
-            Policy(
-                analysis="demand",
-                service_level=level,
+            replace(
+                policy,
                 slo_ttft_s=stage.scenario.slo.ttft_s,
                 slo_itl_s=stage.scenario.slo.itl_s,
             ),
+            behavior=behavior,
             prior_scale=prior_scale,
+            cycle_s=cycle_s,
+            shaped=shaped,
         )
-    )
+
+    return of_prior
 
 
-def _saturation(prior_scale: float) -> ScalerMaker:
-    return lambda stage: AdapterScaler(
-        stage.scenario, stage.observatory, Policy(analysis="saturation"), prior_scale=prior_scale
-    )
+_LLM_D_CYCLE_S = 30.0
 
-
-_OURS: Mapping[str, Callable[[float], ScalerMaker]] = {
-    "demand": _demand("balanced"),
-    "demand-frugal": _demand("frugal"),
-    "demand-premium": _demand("premium"),
-    "saturation": _saturation,
+_ADAPTERS: Mapping[str, Callable[[float], ScalerMaker]] = {
+    "demand": _adapter(Policy()),
+    "demand-frugal": _adapter(Policy(service_level="frugal")),
+    "demand-premium": _adapter(Policy(service_level="premium")),
+    "tokens": _adapter(Policy(analysis="tokens")),
+    "saturation": _adapter(Policy(analysis="saturation")),
+    # llm-d's controller decided as these do, on its own cycle, without a window of its own and
+    # without a thought for the HPA's tolerance, through an HPA as Kubernetes makes it.
+    "wva-v1": _adapter(
+        Policy(analysis="saturation", scale_down_window_s=0.0, max_down_share=1.0),
+        behavior=None,
+        cycle_s=_LLM_D_CYCLE_S,
+        shaped=False,
+    ),
+    "wva-v2": _adapter(
+        Policy(analysis="tokens", scale_down_window_s=0.0, max_down_share=1.0),
+        behavior=None,
+        cycle_s=_LLM_D_CYCLE_S,
+        shaped=False,
+    ),
 }
 
 
+OURS = ("demand", "demand-frugal", "demand-premium", "tokens", "saturation")
+FORESEEING = ("static-peak", "clairvoyant")
+
+
 def contender_names() -> tuple[str, ...]:
-    """Return the names that ``contender`` knows: ours first."""
-    return (*_OURS, *law_names())
+    """Return the names that ``contender`` knows: ours first, those that foresee last."""
+    rivals = (*law_names(), *(name for name in _ADAPTERS if name not in OURS))
+    return (*OURS, *rivals, *FORESEEING)
 
 
 def contender(name: str, *, prior_error: float = 1.0) -> Contender:
@@ -78,14 +115,30 @@ def contender(name: str, *, prior_error: float = 1.0) -> Contender:
     Raises:
         ConfigError: There is none of this name, or the file is wrong.
     """
-    if name in _OURS:
-        return Contender(name, _OURS[name](prior_error))
+    if name in _ADAPTERS:
+        return Contender(name, (_ADAPTERS[name](prior_error),))
+    if name == "static-peak":
+        return Contender(name, (lambda stage: Still(),), prepare=_sized)
+    if name == "clairvoyant":
+        return Contender(name, tuple(_clairvoyant(share) for share in _FULL))
     if name not in law_names() and Path(name).suffix not in (".yaml", ".yml"):
         near = difflib.get_close_matches(name, contender_names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(contender_names())}"
         raise ConfigError(f"policy {name!r}: unknown; {hint}")
     rival = law(name)
-    return Contender(rival.name, _rival(rival), "queue" if rival.flow_control else None)
+    return Contender(rival.name, (_rival(rival),), "queue" if rival.flow_control else None)
+
+
+def _sized(scenario: Scenario, seed: int) -> Scenario:
+    return sized_for_peak(scenario, draw_traffic(scenario, seed), seed)
+
+
+def _clairvoyant(share: float) -> ScalerMaker:
+    def make(stage: Stage) -> Scaler:
+        capacity = measure(stage.scenario, stage.traffic, stage.seed)
+        return Clairvoyant(stage.scenario, stage.traffic, capacity, share)
+
+    return make
 
 
 def _rival(rival: Law) -> ScalerMaker:

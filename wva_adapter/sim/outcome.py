@@ -151,7 +151,7 @@ def summarise(
     slo: Slo,
 ) -> Outcome:
     """Return what a run came to."""
-    counted = traffic.arrived_s < horizon_s
+    counted = traffic.arrived_s <= horizon_s
     good = in_slo(fates, traffic.output_tokens, slo) & counted
     kinds = fates.fates[counted]
     ttft_s = (fates.first_token_s - fates.sent_s)[counted]

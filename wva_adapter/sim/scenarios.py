@@ -351,3 +351,9 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
     "SA": _sa,
 }
 """Every scenario by its id."""
+
+
+def as_recorded(scenario: Scenario, traffic: Traffic) -> Scenario:
+    """Return the scenario with these requests in place of its own, until the last has come."""
+    last_s = float(traffic.arrived_s[-1])
+    return replace(scenario, horizon_s=max(1.0, last_s), draw=lambda times, sizes: traffic)

@@ -140,7 +140,7 @@ def filled(kind: Any) -> Any:
         return {filled(arguments[0]): filled(arguments[1])}
     if issubclass(kind, Enum):
         return list(kind)[-1]
-    hints, make = get_type_hints(kind), kind
-    if is_dataclass(kind):
-        return make(**{f.name: filled(hints[f.name]) for f in fields(kind) if f.init})
-    return make(*(filled(hints[name]) for name in kind._fields))
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind) if f.init] if is_dataclass(kind) else kind._fields
+    make: Any = kind
+    return make(**{name: filled(hints[name]) for name in names})

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from wva_adapter.core.hpa import External, Scale
 from wva_adapter.core.hpa_sync import Behavior, Bounds, HpaState, sync
-from wva_adapter.sim.policy_files import BehaviorFile, to_behavior
+from wva_adapter.sim.behavior_files import BehaviorFile, to_behavior
 
 FILE = Path(__file__).parent / "data" / "hpa-v1.37.2.jsonl"
 

@@ -32,7 +32,7 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
 def test_every_command_has_help_with_an_example() -> None:
     listed = run("--help")
     assert listed.returncode == 0
-    for command in ("serve", "demo", "inspect", "explain", "config", "apiservice"):
+    for command in ("serve", "demo", "inspect", "explain", "config", "apiservice", "simulate"):
         assert command in listed.stdout
         helped = run(command, "--help")
         assert helped.returncode == 0
@@ -217,3 +217,69 @@ def test_a_list_of_names_is_written_with_commas() -> None:
     assert given == {
         "authentication": {"requestheader_allowed_names": ("a", "b"), "skip_lookup": True}
     }
+
+
+def test_simulate_prints_a_row_for_each_policy_and_keeps_a_document(tmp_path: Path) -> None:
+    document, page = tmp_path / "runs.json", tmp_path / "runs.html"
+    policies = ("--policy", "inflight-16", "--policy", "inflight-64")
+    arguments = ("simulate", "S1c", *policies, "--seeds", "1", "--jobs", "2")
+    ran = run(*arguments, "--json", document, "--html", page)
+    assert ran.returncode == 0, ran.stderr
+    assert "S1c, 1 seed" in ran.stdout
+    runs = json.loads(document.read_text())["runs"]
+    assert [(r["scenario"], r["policy"], r["seed"]) for r in runs] == [
+        ("S1c", "inflight-16", 1),
+        ("S1c", "inflight-64", 1),
+    ]
+    for entry in runs:
+        assert f"{entry['usd']:.2f}" in ran.stdout
+    assert "<title>" in page.read_text()
+    again = json.loads(run(*arguments, "--json").stdout)["runs"]
+    assert [r["hash"] for r in again] == [r["hash"] for r in runs]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("s1C",), "scenario 's1C': unknown; did you mean S1c?"),
+        (
+            ("S1", "--policy", "inflite-16"),
+            "policy 'inflite-16': unknown; did you mean inflight-16?",
+        ),
+        (("S1", "--seeds", "4-0"), "found '4-0', an empty range; want FIRST-LAST, rising"),
+        (("S1", "--seeds", "a"), "found 'a', want one seed or FIRST-LAST"),
+        (("S1", "--html", "/none/x.html"), "--html /none/x.html: cannot be written: No such file"),
+        (("S1", "--json", "/none/x.json"), "--json /none/x.json: cannot be written: No such file"),
+    ],
+)
+def test_simulate_refuses_before_it_runs(arguments: tuple[str, ...], why: str) -> None:
+    begin_s = time.monotonic()
+    refused = run("simulate", *arguments)
+    assert refused.returncode == 2
+    assert why in refused.stderr
+    assert time.monotonic() - begin_s < 20
+
+
+def test_simulate_refuses_a_trace_by_its_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("0,5,5\n-2,5,5\n")
+    refused = run("simulate", "S1", "--trace", "t.csv", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "trace t.csv: row 2: arrival '-2', want a finite number of seconds" in refused.stderr
+
+
+def test_an_interrupted_simulation_prints_what_is_done() -> None:
+    # Seed 0 of the small scenario is done in a second, all twenty of the large one in minutes.
+    process = subprocess.Popen(
+        [PROGRAM, "simulate", "S1c", "S6", "--policy", "inflight-16", "--seeds", "0-9"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"},
+    )
+    time.sleep(20)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "interrupted: " in errors
+    assert "of 20 runs done" in errors
+    assert "inflight-16" in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import ssl
@@ -68,7 +69,17 @@ async def started(folder: Path) -> AsyncIterator[Adapter]:
 async def an_adapter(folder: Path) -> Adapter:
     return Adapter(
         await asyncio.create_subprocess_exec(
-            PROGRAM, "serve", "--config", folder / "wva.yaml", stderr=asyncio.subprocess.PIPE
+            PROGRAM,
+            "serve",
+            "--config",
+            folder / "wva.yaml",
+            stderr=asyncio.subprocess.PIPE,
+            # Most of a start is reading sources where none keeps bytecode.
+            env={
+                **os.environ,
+                "PYTHONDONTWRITEBYTECODE": "",
+                "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+            },
         )
     )
 

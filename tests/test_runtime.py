@@ -19,7 +19,7 @@ from tests.publish.registry_api import RegistryApi, registered
 from tests.serve.cluster import Certificates, ReviewingApi, trusting
 from wva_adapter.errors import ConfigError
 from wva_adapter.runtime import Adapter
-from wva_adapter.settings import parse_settings
+from wva_adapter.settings import SettingsFile, parse_settings
 
 pytestmark = pytest.mark.anyio
 
@@ -78,7 +78,9 @@ async def serving(
         "variants: [{namespace: chat, name: llama-a100, model_id: llama, cost_per_h: 1.2,"
         f" min_replicas: 1, max_replicas: 8, replicas: [{urls}]}}]"
     )
-    adapter = Adapter(parse_settings(text, "wva.yaml"), folder=folder)
+    (folder / "wva.yaml").write_text(text)
+    file = SettingsFile(folder / "wva.yaml")
+    adapter = Adapter(file.settings, folder=folder, file=file)
     stop = asyncio.Event()
     running = asyncio.create_task(adapter.run(stop))
     context = ssl.create_default_context(cafile=folder / "certificates" / "ca.crt")
@@ -120,6 +122,30 @@ async def test_a_saturated_engine_raises_the_served_value(tmp_path: Path) -> Non
         await until(lambda: served("2"))
         engine.page = RUNNING
         await until(lambda: served("1"))  # after the window of a second
+
+
+async def test_changed_settings_hold_from_the_next_cycle_on_and_bad_ones_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with an_engine() as engine, serving(tmp_path, engine) as (_, client):
+
+        async def explained(what: str) -> bool:
+            answer = await client.get("/explain/chat/llama-a100", headers={"accept": "text/plain"})
+            return what in answer.text
+
+        async def served(count: str) -> bool:
+            return await value(client) == count
+
+        await until(lambda: served("1"))
+        file = tmp_path / "wva.yaml"
+        file.write_text(SETTINGS + "overrides: [{model: llama, kv_cache_treshold: 0.01}]\n")
+        await until(lambda: explained("overrides[0].kv_cache_treshold: unknown key; did you mean"))
+        assert await value(client) == "1"
+        assert "settings refused, the last good ones stay" in caplog.text
+        # Whatever is used of the KV cache, less is left than this trigger: one more replica.
+        file.write_text(SETTINGS + "overrides: [{model: llama, kv_spare_trigger: 0.799}]\n")
+        await until(lambda: served("2"))
+        assert not await explained("refused")
 
 
 async def test_a_broken_page_holds_the_count_and_is_named(tmp_path: Path) -> None:

@@ -83,20 +83,26 @@ def commands() -> None:
     type=click.Path(path_type=Path),
     help="The settings; `wva-adapter config --print` shows every key.",
 )
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Record every cycle there; `wva-adapter decide` replays it.",
+)
 @serving_flags
-def serve(config: Path, **flags: Any) -> None:
+def serve(config: Path, record: Path | None, **flags: Any) -> None:
     """Run the adapter until it is told to end (SIGTERM or Ctrl-C).
 
     Example: wva-adapter serve --config wva.yaml
     """
     from wva_adapter.runtime import Adapter
-    from wva_adapter.settings import load_settings
+    from wva_adapter.settings import SettingsFile
 
-    settings = load_settings(config, overrides(flags))
+    file = SettingsFile(config, overrides(flags))
     log_to_stderr()
 
     async def run() -> None:
-        adapter = Adapter(settings, folder=config.parent)
+        adapter = Adapter(file.settings, folder=config.parent, file=file, record=record)
         signals = _Signals()
         await adapter.run(signals.stop, hurry=signals.hurry)
 
@@ -137,6 +143,43 @@ def demo(for_s: float, seed: int, json_file: Path | None) -> None:
 
 
 @commands.command()
+@click.argument("recording", metavar="SNAPSHOT", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Decide under the policy of these settings instead of the recorded one.",
+)
+@click.option("--line", type=click.IntRange(2), default=None, help="Replay up to this line.")
+@click.option("--all", "whole", is_flag=True, help="Replay all and compare every decision.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def decide(
+    recording: Path, config_file: Path | None, line: int | None, whole: bool, as_json: bool
+) -> None:
+    """Decide again what a recording holds: its last cycle, that of a line, or all.
+
+    Example: wva-adapter decide run.jsonl --all
+    """
+    from wva_adapter.collect.record import open_recording
+    from wva_adapter.replay import replay
+    from wva_adapter.settings import load_settings
+
+    if whole and line is not None:
+        raise click.UsageError("want --line N or --all, not both")
+    policy = None if config_file is None else load_settings(config_file).to_policy()
+    found = replay(open_recording(recording), policy=policy, line=line)
+    if as_json:
+        click.echo(json.dumps(found.document(whole=whole), indent=2))
+    else:
+        click.echo("\n".join(found.lines(whole=whole)))
+    if found.problem is not None:
+        click.echo(f"wva-adapter: {found.problem}", err=True)
+    bad = whole and policy is None and found.different
+    sys.exit(1 if found.problem is not None or bad else 0)
+
+
+@commands.command()
 @click.argument("source", metavar="URL|FILE")
 @click.option("--engine", help="Read it as this engine's page instead of finding out.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -171,19 +214,31 @@ def inspect(source: str, engine: str | None, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="A bearer token, as `kubectl create token` prints it: who asks an adapter in a cluster.",
 )
+@click.option(
+    "--why-not",
+    "why_not",
+    type=click.IntRange(min=0, max=999_999),
+    metavar="N",
+    help="What speaks against this count of the variant: what it breaks, or costs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def explain(
     variant: tuple[str, str] | None,
     url: str,
     ca_file: Path,
     token_file: Path | None,
+    why_not: int | None,
     as_json: bool,
 ) -> None:
     """Show why a running adapter decided what it did: inputs, rules, numbers.
 
-    Example: wva-adapter explain chat/llama-a100
+    Example: wva-adapter explain chat/llama-a100 --why-not 3
     """
+    if why_not is not None and variant is None:
+        raise click.UsageError("--why-not: of which variant? want NAMESPACE/NAME")
     path = "/explain" if variant is None else f"/explain/{variant[0]}/{variant[1]}"
+    if why_not is not None:
+        path += f"?why_not={why_not}"
     accept = "application/json" if as_json else "text/plain"
     try:
         token = None if token_file is None else token_file.read_text().strip()
@@ -219,6 +274,11 @@ def explain(
     help="A CSV of arrival second, prompt tokens and output tokens, in place of the scenario's.",
 )
 @click.option(
+    "--fleet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A YAML file of variants, tables and prices, in place of the scenario's.",
+)
+@click.option(
     "--prior-error",
     type=click.FloatRange(0, min_open=True),
     default=1.0,
@@ -239,6 +299,12 @@ def explain(
     metavar="[FILE]",
     help="One JSON document, there or to stdout in place of the table.",
 )
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A page for a browser, which needs nothing else.",
+)
 def simulate(
     scenarios: tuple[str, ...],
     policies: tuple[str, ...],
@@ -246,6 +312,7 @@ def simulate(
     jobs: int,
     prior_error: float,
     json_file: str | None,
+    html_file: Path | None,
     **changed: Any,
 ) -> None:
     """Run scenarios under policies, and show what each gave its clients and what it cost.
@@ -254,6 +321,7 @@ def simulate(
     """
     from rich.console import Console
 
+    from wva_adapter.sim.report import open_file, page
     from wva_adapter.sim.table import shown, tables
     from wva_adapter.sim.workers import Changes, Job, check, work_all
 
@@ -265,8 +333,13 @@ def simulate(
         for seed in seeds
     ]
     check(asked)
+    for option, file in (("--html", html_file), ("--json", json_file)):
+        if file is not None and file != "-":
+            open_file(option, Path(file))
     with shown(asked) as progress:
         done = work_all(asked, progress, processes=jobs)
+    if html_file is not None:
+        html_file.write_text(page(done), encoding="utf-8")
     document = json.dumps({"runs": [run.document() for run in done]}, indent=2, allow_nan=False)
     if json_file == "-":
         click.echo(document)

@@ -57,6 +57,15 @@ class Section(BaseModel):
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes whenever the file does; ``None`` while it cannot be looked at."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
 def read_document(path: Path, shape: type[Shape]) -> Shape:
     """Return the file's one document in its shape.
 

@@ -6,24 +6,27 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from wva_adapter.collect.assemble import ReplicaView, Source, VariantView, assemble
 from wva_adapter.collect.cluster import ClusterSource
+from wva_adapter.collect.record import Recorder
 from wva_adapter.collect.scrape import Scraper
 from wva_adapter.collect.static import StaticSource
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.guards import budget_problems
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
+from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import crosses
 from wva_adapter.core.snapshot import ReplicaSample, Snapshot
 from wva_adapter.errors import ClusterError, ConfigError
 from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.publish.apiservice import ApiService, ApiServiceKeeper, parse_address
 from wva_adapter.publish.board import Board
+from wva_adapter.publish.explain import Refusals
 from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.certificates import serving_pair
@@ -40,7 +43,7 @@ from wva_adapter.serve.server import Server
 from wva_adapter.serve.tls import ServingTls
 from wva_adapter.serve.trust import trust_of_files
 from wva_adapter.serve.upstream import FileToken, Identity, Token, Trusted, Upstream
-from wva_adapter.settings import ProviderSection, Settings
+from wva_adapter.settings import ProviderSection, Settings, SettingsFile
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,9 @@ class Adapter:
     Args:
         settings: What the operator wrote.
         folder: Relative paths in the settings start here.
+        record: Where every cycle is recorded; ``None`` for nowhere.
+        file: Where the settings come from, so that its changes are taken over; ``None`` where
+            they stay as they are.
         clock: Unix time; a faster one makes windows and ages pass faster.
         speed: Seconds of ``clock`` per second of the event loop; periods shrink by it.
 
@@ -67,13 +73,21 @@ class Adapter:
         settings: Settings,
         *,
         folder: Path,
+        file: SettingsFile | None = None,
+        record: Path | None = None,
         clock: Callable[[], float] = time.time,
         speed: float = 1.0,
     ) -> None:
-        self._policy = settings.to_policy()
-        self._guards = settings.guards
+        self._settings = settings
+        self._file = file
+        self._speed = speed
+        self._policies = settings.to_policies()
+        self._recorder = None if record is None else Recorder(record)
+        if self._recorder is not None and self._policies.overrides:
+            raise ConfigError("--record: overrides cannot be recorded, want a file without them")
         self._clock = clock
         self._cycle_s = settings.cycle / speed
+        self._policy_of: Mapping[str, Policy] = {}
         self._memory = Memory()
         self._last: Plan | None = None
         self._snapshot: Snapshot | None = None
@@ -95,7 +109,7 @@ class Adapter:
             static = StaticSource(folder / settings.static_file)
             self._sources.append(static)
             described = [view.variant for view in static.view()]
-            for problem in budget_problems(self._guards.at(clock()), described):
+            for problem in budget_problems(settings.guards.at(clock()), described):
                 raise ConfigError(problem)
         self._scraper = Scraper(
             period_s=settings.scrape_period / speed,
@@ -107,7 +121,6 @@ class Adapter:
             settings.max_age,
             clock,
             controller_instance=settings.controller_instance,
-            policy=self._policy,
         )
         self._telemetry = Telemetry(self.board, clock=clock)
         self._in_step = self._cluster is None
@@ -315,20 +328,63 @@ class Adapter:
 
     def _decide(self) -> None:
         started_s = time.perf_counter()
+        self._take_settings()
         views: list[VariantView] = [view for source in self._sources for view in source.view()]
         self._scraper.follow([replica for view in views for replica in view.replicas])
+        if self._policies.overrides:
+            self._policy_of = {
+                replica.uid: policy
+                for view in views
+                for policy in [self._policies.of(view.variant.key.namespace, view.variant.model_id)]
+                for replica in view.replicas
+            }
         now_s = self._clock()
-        snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, self._guards.at(now_s))
+        guards = self._settings.guards.at(now_s)
+        snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, guards)
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
-        decided, self._memory = plan(snapshot, self._policy, self._memory)
-        self.board.post(decided, snapshot)
+        before = self._memory
+        decided, self._memory = plan(snapshot, self._policies, before)
+        self.board.post(decided, snapshot, self._refusals())
+        self._record(snapshot, before, decided)
         self._snapshot = snapshot
         _log_changes(self._last, decided)
         self._telemetry.count_escapes(self._last, decided)
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
+
+    def _record(self, snapshot: Snapshot, before: Memory, decided: Plan) -> None:
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.record(snapshot, self._policies.default, before, decided)
+        except OSError as error:
+            # A full disk must not end the decisions; what follows a gap could not be replayed.
+            log.error("recording ended", extra={"problem": error.strerror})
+            self._recorder = None
+
+    def _take_settings(self) -> None:
+        """Decide by the settings as their file has them now, or as it last had them well."""
+        if self._file is None or not self._file.look():
+            return
+        if self._file.problem is not None:
+            log.warning(
+                "settings refused, the last good ones stay", extra={"problem": self._file.problem}
+            )
+            return
+        self._settings = self._file.settings
+        self._policies = self._settings.to_policies()
+        self._policy_of = {}
+        self._cycle_s = self._settings.cycle / self._speed
+        self.board.max_age_s = self._settings.max_age
+        log.info("settings changed", extra={"file": self._file.name})
+
+    def _refusals(self) -> Refusals:
+        """Return what of the configuration is wrong, so that an earlier one holds."""
+        file = [] if self._file is None or self._file.problem is None else [self._file.problem]
+        of_variant = {} if self._cluster is None else self._cluster.refused
+        return Refusals(tuple(file), of_variant)
 
     def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
         self._recorded = former
@@ -354,9 +410,10 @@ class Adapter:
         former = self._recorded
         return None if former is None or str(former.owner) != service else former.ca_bundle or None
 
-    def _on_page(self, _: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
+    def _on_page(self, view: ReplicaView, before: ReplicaSample | None, now: ReplicaSample) -> None:
         # A replica read for the first time is news as well: until then it was held blindly.
-        if before is None or crosses(before, now, self._policy):
+        policy = self._policy_of.get(view.uid, self._policies.default)
+        if before is None or crosses(before, now, policy):
             self._news.set()
 
 

@@ -14,7 +14,14 @@ from pydantic.fields import FieldInfo
 from wva_adapter.calendar import GuardsSection
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
-from wva_adapter.documents import Duration, Section, format_duration, parse_document, read_document
+from wva_adapter.documents import (
+    Duration,
+    Section,
+    file_stamp,
+    format_duration,
+    parse_document,
+    read_document,
+)
 from wva_adapter.errors import ConfigError
 
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
@@ -420,6 +427,63 @@ def _checked(settings: Settings, name: str) -> Settings:
             "say what the proxy's users may do; want cluster, or client_ca_file alone"
         )
     return settings
+
+
+class SettingsFile:
+    """The settings of a file that may change while they hold.
+
+    A change takes effect whole or not at all: one that is wrong, or that needs a restart, leaves
+    the last good settings as they are, and ``problem`` says why.
+
+    Args:
+        path: The file.
+        overrides: As ``load_settings`` takes them.
+
+    Raises:
+        ConfigError: The file is wrong at the start, when there is nothing good to keep.
+    """
+
+    def __init__(
+        self, path: Path, overrides: Mapping[str, Mapping[str, object]] | None = None
+    ) -> None:
+        self._path = path
+        self._overrides = overrides
+        self._stamp = file_stamp(path)
+        self.settings = load_settings(path, overrides)
+        self.problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return str(self._path)
+
+    def look(self) -> bool:
+        """Read the file again if it changed; return whether settings or problem are others now."""
+        stamp = file_stamp(self._path)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        before = self.settings, self.problem
+        try:
+            found = load_settings(self._path, self._overrides)
+            needing = [
+                key
+                for key in Settings.model_fields
+                if key not in _CHANGEABLE and getattr(found, key) != getattr(self.settings, key)
+            ]
+            if needing:
+                raise ConfigError(
+                    f"{self._path}: a change of {', '.join(needing)} needs a restart; without "
+                    f"one, there can change: {', '.join(sorted(_CHANGEABLE))}"
+                )
+            self.settings, self.problem = found, None
+        except ConfigError as error:
+            self.problem = str(error)
+        return before != (self.settings, self.problem)
+
+
+_CHANGEABLE = frozenset({"policy", "overrides", "cycle", "max_age"})
+"""What a running adapter takes over; all else is settled when its parts are made."""
 
 
 def why_not_chained(settings: Settings, owner: str) -> str | None:

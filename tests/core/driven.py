@@ -109,25 +109,25 @@ def true_rate(hardware: Hardware, traffic: Traffic, slo: Slo) -> float:
     """
 
     def keeps(rate_per_s: float) -> bool:
+        until_s = max(600.0, 3000 / rate_per_s)
         seen = list(
-            pages(hardware, lambda _: traffic, rate_per_s, until_s=1500, seed=7, every_s=10)
-        )[30:]
-        first, last = seen[0], seen[-1]
-        span_s = last.at_s - first.at_s
-        gaps = (last.itl_count or 0) - (first.itl_count or 0)
-        gap_s = (last.itl_sum_s or 0) - (first.itl_sum_s or 0)
-        firsts = (last.ttft_count or 0) - (first.ttft_count or 0)
-        first_s = (last.ttft_sum_s or 0) - (first.ttft_sum_s or 0)
-        usage = float(np.mean([s.kv_cache_usage or 0 for s in seen]))
+            pages(hardware, lambda _: traffic, rate_per_s, until_s=until_s, seed=7, every_s=10)
+        )
+        seen = seen[len(seen) // 6 :]
+        whole = interval(seen[0], seen[-1])
+        assert whole is not None
+        assert whole.itl_s is not None
+        first_s = (seen[-1].ttft_sum_s or 0) - (seen[0].ttft_sum_s or 0)
+        usage = float(np.mean([sample.kv_cache_usage or 0.0 for sample in seen]))
         return (
-            gap_s / gaps <= ITL_SHARE * slo.itl_s
-            and first_s / firsts <= slo.ttft_s
-            and gap_s / span_s <= BATCH_SHARE * 256
+            whole.itl_s <= ITL_SHARE * slo.itl_s
+            and first_s / (whole.started or 1) <= slo.ttft_s
+            and whole.batch <= BATCH_SHARE * 256
             and usage <= KV_SHARE
         )
 
-    lowest, highest = 0.05, 200.0
-    while highest > 1.01 * lowest:
+    lowest, highest = 0.2, 60.0
+    while highest > 1.02 * lowest:
         middle = (lowest * highest) ** 0.5
         lowest, highest = (middle, highest) if keeps(middle) else (lowest, middle)
     return float((lowest * highest) ** 0.5)

@@ -1,180 +1,248 @@
-"""What a replica can do, learned from its pages, against the replica itself."""
-
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import pytest
 
 from tests.core.driven import Traffic, intervals, pages, table_times, true_rate
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
-from wva_adapter.core.interval import interval, unusable
+from wva_adapter.core.interval import Interval, interval, unusable
 from wva_adapter.core.priors import generic_prior, scaled_prior
-from wva_adapter.core.service_rate import ServiceRate, Shape, Slo, service_rate
+from wva_adapter.core.service_rate import Shape, Slo, service_rate
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState
 from wva_adapter.sim.files import hardware
 
-SLO = Slo(2.0, 0.060)
-CHAT = Traffic(1024, 256)
-MACHINES = ("llama3-8b/a100/tp1", "llama2-70b/h100/tp4")
+TRUTH = Times(0.012, 40e-6, 0.08e-6, 70e-6)
 
 
-@cache
-def truth(machine: str, traffic: Traffic) -> float:
-    return true_rate(hardware(machine), traffic, SLO)
-
-
-def learned(machine: str, traffic: Traffic, prior: Times, *, share: float = 0.6) -> ServiceRate:
-    """Return the rate that five minutes of traffic at a share of the true one teach."""
-    kind = hardware(machine)
-    rate = share * truth(machine, traffic)
-    seen = list(pages(kind, lambda _: traffic, rate, until_s=300, seed=3))
-    fit, shape = fresh_fit(prior), Shape()
-    for one in intervals(seen):
-        fit, shape = fit.learn([one]), shape.learn([one])
-    return service_rate(
-        fit.times,
-        shape,
-        SLO,
-        max_num_seqs=256,
-        kv_cache_tokens=kind.kv_cache_tokens,
-        context_tokens=fit.context_tokens,
-        prior=prior,
+def an_interval(
+    times: Times = TRUTH,
+    *,
+    batch: float = 40,
+    kv_tokens: float = 48_000,
+    prompt_tokens_per_s: float = 3000,
+    at_s: float = 5,
+    input_tokens: float = 1000,
+) -> Interval:
+    """Return an interval that these times explain without error."""
+    steps_s = times.a_s + times.b_s * batch + times.c_s * kv_tokens
+    itl_s = steps_s / (1 - times.d_s * prompt_tokens_per_s)
+    return Interval(
+        replica="r0",
+        at_s=at_s,
+        span_s=5,
+        batch=batch,
+        itl_s=itl_s,
+        itl_count=5 * batch / itl_s,
+        prompt_tokens_per_s=prompt_tokens_per_s,
+        kv_tokens=kv_tokens,
+        prefilling=0,
+        started=10,
+        input_tokens=10 * input_tokens,
+        finished=10,
+        output_tokens=2560,
+        arrivals=10,
+        running=batch,
+        steady=False,
+        queued_before=0,
+        queued=0,
     )
 
 
-@pytest.mark.parametrize("error", [0.5, 2.0])
-@pytest.mark.parametrize("machine", MACHINES)
-def test_five_minutes_of_traffic_teach_the_rate(machine: str, error: float) -> None:
-    prior = table_times(hardware(machine)).scaled(error)
-    found = learned(machine, CHAT, prior).rate_per_s
-    assert found == pytest.approx(truth(machine, CHAT), rel=0.10)
+def learned(fit: Fit, seen: list[Interval]) -> tuple[Fit, Shape]:
+    shape = Shape()
+    for one in seen:
+        fit, shape = fit.learn([one]), shape.learn([one])
+    return fit, shape
 
 
-def test_more_time_for_a_token_never_lowers_the_rate() -> None:
-    times = table_times(hardware(MACHINES[0]))
-    rates = [
-        service_rate(
-            times,
-            Shape(1024, 256),
-            Slo(2.0, itl_s),
-            max_num_seqs=256,
-            kv_cache_tokens=400_000,
-            context_tokens=None,
-            prior=times,
-        ).rate_per_s
-        for itl_s in (0.02, 0.04, 0.06, 0.12, 0.5)
+def test_varied_samples_give_back_the_times_that_made_them() -> None:
+    fit = fresh_fit(TRUTH.scaled(2))
+    for number in range(200):
+        fit = fit.learn(
+            [
+                an_interval(
+                    batch=10 + number % 7 * 20,
+                    kv_tokens=10_000 + number % 11 * 15_000,
+                    prompt_tokens_per_s=number % 5 * 2000,
+                )
+            ]
+        )
+    for name in ("a_s", "b_s", "c_s", "d_s"):
+        assert getattr(fit.times, name) == pytest.approx(getattr(TRUTH, name), rel=0.05)
+    assert fit.relative_error == pytest.approx(0, abs=0.01)
+    assert not fit.contradictory
+
+
+def test_at_a_steady_load_a_wrong_prior_is_scaled_as_a_whole() -> None:
+    # One point cannot tell four times apart; that the machine is twice as fast explains it best.
+    fit = fresh_fit(TRUTH.scaled(2)).learn([an_interval()] * 60)
+    for name in ("a_s", "b_s", "c_s", "d_s"):
+        assert getattr(fit.times, name) == pytest.approx(getattr(TRUTH, name), rel=0.1)
+
+
+def test_seconds_of_another_length_change_the_learned_times_by_that_alone() -> None:
+    seen = [an_interval(batch=b) for b in (10, 30, 80)]
+    slow = [
+        replace(
+            one,
+            itl_s=10 * (one.itl_s or 0),
+            prompt_tokens_per_s=one.prompt_tokens_per_s / 10,
+        )
+        for one in seen
     ]
-    assert rates == sorted(rates)
+    prior = TRUTH.scaled(1.5)
+    fast = fresh_fit(prior).learn(seen).times
+    assert fresh_fit(prior.scaled(10)).learn(slow).times.a_s == pytest.approx(10 * fast.a_s)
 
 
-def test_a_slower_machine_serves_in_proportion_less() -> None:
-    times, shape = table_times(hardware(MACHINES[0])), Shape(1024, 256)
+def test_what_no_times_explain_is_contradictory() -> None:
+    steady = an_interval(prompt_tokens_per_s=0)
+    wild = [replace(steady, itl_s=0.001 if n % 2 else 0.5, itl_count=1000) for n in range(100)]
+    assert fresh_fit(TRUTH).learn(wild).contradictory
 
-    def rate(factor: float) -> float:
-        slower = times.scaled(factor)
-        slo = Slo(2.0 * factor, 0.06 * factor)
-        return service_rate(
-            slower,
+
+def test_too_few_tokens_and_an_unknown_kv_cache_teach_nothing() -> None:
+    fit = fresh_fit(TRUTH)
+    few = replace(an_interval(), itl_count=19)
+    blind = replace(an_interval(), kv_tokens=None)
+    idle = replace(an_interval(), itl_s=None, batch=0.0, itl_count=0)
+    assert fit.learn([few, blind, idle]).times == TRUTH
+    assert fit.learn([few, blind, idle]).samples == 0
+
+
+def test_prompts_of_another_length_make_it_forget_until_they_are_learned() -> None:
+    fit, _ = learned(fresh_fit(TRUTH), [an_interval()] * 50)
+    assert not fit.forgetting
+    after = [an_interval(input_tokens=4000)] * 200
+    away, _ = learned(fit, after[:20])
+    assert away.forgetting
+    back, _ = learned(fit, after)
+    assert not back.forgetting
+
+
+CASES = [
+    (name, traffic)
+    for name in (
+        "llama3-8b/a100/tp1",
+        "llama3-8b/h100/tp1",
+        "llama2-70b/h100/tp4",
+        "qwen3-32b/h100/tp2",
+    )
+    for traffic in (Traffic(512, 128), Traffic(1024, 256), Traffic(2048, 256))
+]
+
+
+@pytest.mark.parametrize(("name", "traffic"), CASES, ids=lambda value: str(value))
+def test_after_five_minutes_the_rate_is_within_a_tenth_of_what_the_replica_was_seen_to_keep(
+    name: str, traffic: Traffic
+) -> None:
+    chip, slo = hardware(name), Slo()
+    truth = true_rate(chip, traffic, slo)
+    seen = intervals(list(pages(chip, lambda _: traffic, 0.6 * truth, until_s=300, seed=1)))
+    shape = Shape(traffic.prompt_tokens, traffic.output_tokens)
+    for error in (2.0, 0.5):
+        prior = table_times(chip).scaled(error)
+        fit, _ = learned(fresh_fit(prior), seen)
+        found = service_rate(
+            fit.times,
             shape,
             slo,
             max_num_seqs=256,
-            kv_cache_tokens=None,
-            context_tokens=None,
-            prior=slower,
-        ).rate_per_s
-
-    assert rate(3.0) == pytest.approx(rate(1.0) / 3, rel=0.01)
-
-
-def test_a_wild_extrapolation_is_kept_near_what_was_believed() -> None:
-    prior = table_times(hardware(MACHINES[0]))
-    rates = {}
-    for name, times in (("none", Times(0, 0, 0, 0)), ("all", prior.scaled(1000))):
-        found = service_rate(
-            times,
-            Shape(1024, 256),
-            SLO,
-            max_num_seqs=256,
-            kv_cache_tokens=None,
-            context_tokens=None,
+            kv_cache_tokens=chip.kv_cache_tokens,
+            context_tokens=fit.context_tokens,
             prior=prior,
         )
-        assert found.clamped
-        assert "kept near what was believed at first" in found.binding
-        rates[name] = found.rate_per_s
-    assert rates["none"] > rates["all"] * 4 / 0.3
+        assert found.rate_per_s == pytest.approx(truth, rel=0.1), (error, found)
 
 
-def a_page(at_s: float, **values: float) -> ReplicaSample:
-    n = at_s
-    return replace(
-        ReplicaSample(
-            replica="r0",
-            at_s=at_s,
-            kv_cache_usage=0.2,
-            kv_cache_tokens=100_000,
-            running_requests=8,
-            queued_requests=0,
-            prompt_tokens_total=1000 * n,
-            generation_tokens_total=400 * n,
-            ttft_sum_s=0.2 * n,
-            ttft_count=n,
-            itl_sum_s=8 * n,
-            itl_count=400 * n,
-            prefill_sum_s=0.1 * n,
-            output_tokens_sum=400 * n,
-            output_tokens_count=n,
-        ),
-        **values,  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["llama3-8b/a100/tp1", "llama3-8b/h100/tp1"])
+def test_five_minutes_after_prompts_became_four_times_longer_the_rate_is_within_a_fifth(
+    name: str,
+) -> None:
+    chip, slo, long = hardware(name), Slo(), Traffic(2048, 128)
+    truth = true_rate(chip, long, slo)
+
+    def traffic(at_s: float) -> Traffic:
+        return Traffic(512, 128) if at_s < 1800 else long
+
+    prior = table_times(chip)
+    fit, shape = learned(
+        fresh_fit(prior), intervals(list(pages(chip, traffic, 0.6 * truth, until_s=2100, seed=1)))
     )
+    found = service_rate(
+        fit.times,
+        shape,
+        slo,
+        max_num_seqs=256,
+        kv_cache_tokens=chip.kv_cache_tokens,
+        context_tokens=fit.context_tokens,
+        prior=prior,
+    )
+    assert fit.forgetting
+    assert found.rate_per_s == pytest.approx(truth, rel=0.2)
 
 
-def test_an_interval_is_what_the_counters_say() -> None:
-    done = interval(a_page(10), a_page(15))
-    assert done is not None
-    # 40 s of inter-token time in 5 s: 8 requests decoded on average, 20 ms a token
-    assert (done.batch, done.itl_s) == pytest.approx((8, 0.02))
-    assert (done.prompt_tokens_per_s, done.kv_tokens) == (1000, 20_000)
-    assert done.prefilling == pytest.approx(0.1)
+def a_page(at_s: float, **counters: float) -> ReplicaSample:
+    known = {
+        "kv_cache_usage": 0.5,
+        "running_requests": 4.0,
+        "queued_requests": 0.0,
+        "prompt_tokens_total": 0.0,
+        "generation_tokens_total": 0.0,
+        "itl_sum_s": 0.0,
+        "itl_count": 0.0,
+        "ttft_count": 0.0,
+    }
+    return ReplicaSample(replica="r0", at_s=at_s, kv_cache_tokens=1000, **(known | counters))  # type: ignore[arg-type]
 
 
-def test_a_restart_between_two_pages_tells_nothing() -> None:
-    assert interval(a_page(10), replace(a_page(3), at_s=15.0)) is None
+def test_an_interval_says_what_happened_between_two_pages() -> None:
+    after = a_page(
+        15, itl_sum_s=20, itl_count=1000, prompt_tokens_total=500, ttft_count=3, queued_requests=2
+    )
+    found = interval(a_page(10), after)
+    assert found is not None
+    assert (found.span_s, found.batch, found.itl_s) == (5, 4, 0.02)
+    assert (found.prompt_tokens_per_s, found.kv_tokens) == (100, 500)
+    assert found.arrivals == 5  # three began and two more wait
+
+
+def test_nothing_is_known_across_a_restart_or_without_time_or_counters() -> None:
+    assert interval(a_page(10, generation_tokens_total=7), a_page(15)) is None
     assert interval(a_page(10), a_page(10)) is None
+    assert interval(a_page(10), replace(a_page(15), itl_count=None)) is None
 
 
-def test_who_waits_and_who_was_refused_arrived_too() -> None:
-    before, now = a_page(10, rejections_total=0), a_page(15, queued_requests=7, rejections_total=3)
-    done = interval(before, now)
-    assert done is not None
-    assert done.arrivals == 5 + 7 + 3
+@pytest.mark.parametrize(
+    ("state", "queued", "reason"),
+    [
+        (ReplicaState("r0", Phase.TERMINATING), 0, "r0 is terminating"),
+        (ReplicaState("r0", ready_at_s=60), 0, "r0 was ready for 40 s only, want 60"),
+        (ReplicaState("r0", ready_at_s=0), 3, "r0 drains the 3 that waited when it came"),
+    ],
+)
+def test_a_replica_that_warms_up_or_drains_teaches_nothing(
+    state: ReplicaState, queued: float, reason: str
+) -> None:
+    seen = replace(an_interval(at_s=105), queued_before=queued)
+    assert unusable(seen, state) == reason
 
 
-def test_nothing_is_learned_of_a_replica_in_its_first_minute() -> None:
-    done = interval(a_page(10), a_page(15))
-    assert done is not None
-    fresh = ReplicaState("r0", Phase.READY, 0.0, 5.0)
-    assert unusable(done, fresh) == "r0 was ready for 5 s only, want 60"
-    assert unusable(done, ReplicaState("r0", Phase.READY, -100.0, -80.0)) is None
+def test_a_replica_that_has_settled_or_of_unknown_age_teaches() -> None:
+    seen = replace(an_interval(at_s=400), queued_before=3)
+    assert unusable(seen, ReplicaState("r0", ready_at_s=0)) is None
+    assert unusable(seen, ReplicaState("r0")) is None
 
 
-def test_pages_that_contradict_each_other_are_known_as_such() -> None:
-    fit: Fit = fresh_fit(Times(0.01, 0.0001, 1e-8, 1e-5))
-    # the same batch without any prompt now takes 20 ms a token, now 120 ms
-    still = {"prompt_tokens_total": 0.0}
-    before = a_page(10, **still)
-    counts = (a_page(15, **still), a_page(15, **still, itl_count=4000 + 40 / 0.120))
-    seen = [interval(before, now) for now in counts]
-    for _ in range(100):
-        fit = fit.learn([one for one in seen if one is not None])
-    assert fit.contradictory
-    assert (fit.relative_error or 0) > 0.5
+def test_a_prior_for_another_device_goes_with_its_bandwidth_and_its_arithmetic() -> None:
+    there = scaled_prior(TRUTH, "A100", "H100")
+    assert there.a_s / TRUTH.a_s == there.c_s / TRUTH.c_s == pytest.approx(2.039 / 3.35)
+    assert there.b_s / TRUTH.b_s == there.d_s / TRUTH.d_s == pytest.approx(312 / 989)
+    assert scaled_prior(TRUTH, None, "A100", from_devices=2).a_s == pytest.approx(2 * TRUTH.a_s)
 
 
-def test_a_prior_of_an_unknown_device_is_that_of_an_a100() -> None:
-    assert generic_prior("XPU-9000", 1) == generic_prior("A100", 1)
-    faster = scaled_prior(generic_prior("A100", 1), "A100", "H100")
-    # memory 2.039 -> 3.35 TB/s
-    assert faster.c_s == pytest.approx(generic_prior("A100", 1).c_s * 2.039 / 3.35)
+def test_an_unknown_device_is_taken_for_an_a100_and_a_slice_for_its_sevenths() -> None:
+    assert generic_prior("X1", 1) == generic_prior("A100", 1) == generic_prior(None, 0)
+    slice_s = generic_prior("A100-MIG-1g.5gb", 1).d_s
+    assert slice_s == pytest.approx(7 * generic_prior("A100", 1).d_s)

@@ -18,7 +18,7 @@ from wva_adapter.core.snapshot import Phase
 
 class Place(NamedTuple):
     name: str
-    position: int | None
+    number: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def test_what_is_unknown_or_empty_by_default_is_not_written() -> None:
         ({"pairs": [[1.0, 2], [1.0]]}, r"pairs\[1\]: found \[1.0\], want a list of 2"),
         ({"pairs": [[1.0, 2.5]]}, r"pairs\[0\]\[1\]: found 2.5, want a whole number"),
         ({"by_place": {}}, r"by_place: found \{\}, want a list"),
-        ({"packed": "AB"}, "packed: packed numbers cannot be unpacked"),
+        ({"packed": "AB"}, "packed: packed numbers of 8 bytes each are cut"),
         ({"other": 1}, "unknown field 'other', want of: by_place, inner"),
     ],
 )

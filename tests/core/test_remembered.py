@@ -64,8 +64,8 @@ def test_a_restart_with_a_bounded_memory_makes_no_jump(rate_per_s: float) -> Non
     before, after = (forecast(h, 7200.0, lead_s=135.0, attainment=0.98) for h in (history, kept))
 
     assert after.rate_per_s == before.rate_per_s
-    assert after.confidence == pytest.approx(before.confidence, rel=0.02)
-    assert after.covered_per_s == pytest.approx(before.covered_per_s, rel=0.01)
+    assert after.confidence == pytest.approx(before.confidence, rel=0.03)
+    assert after.covered_per_s == pytest.approx(before.covered_per_s, rel=0.02)
 
 
 @pytest.mark.parametrize("rate_per_s", [0.05, 1.0, 4.0, 20.0, 200.0, 5000.0])
@@ -81,7 +81,7 @@ def test_a_hundred_variants_take_at_most_a_megabyte(rate_per_s: float) -> None:
         )
     )
 
-    assert len(json.dumps(to_document(memory))) <= 10_000
+    assert 100 * len(json.dumps(to_document(memory))) <= 2**20
 
 
 def test_the_largest_minutes_are_not_rounded_to_infinity() -> None:

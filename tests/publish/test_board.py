@@ -300,10 +300,13 @@ def test_a_selector_that_matches_nothing_is_told_which_label_and_what_exists(
 
 def test_a_namespace_without_variants_is_told_where_there_are_some() -> None:
     board = a_board(a_decision(), a_decision("code", namespace="dev"))
-    expected = "namespace prod has no variants; those with variants are: chat, dev"
+    expected = (
+        "namespace prod has no variants: none of its HPAs and ScaledObjects is annotated, "
+        "and the static file names none there"
+    )
     assert message(ask(board, namespace="prod")) == expected
     assert message(board.desired("prod", "x")) == f"no variant prod/x: {expected}"
-    assert message(ask(a_board())) == "namespace chat has no variants; no namespace has any"
+    assert message(ask(a_board())).startswith("namespace chat has no variants: ")
 
 
 def test_of_many_names_only_the_first_are_listed() -> None:
@@ -371,7 +374,15 @@ def test_an_explanation_has_the_trail_the_pages_and_what_the_reader_does() -> No
     assert document["next"] == f"{HPA.name} sets 3 at its next look, now 2"
     assert document["model"]["unit"] == "replicas"
     assert document["problem"] is None
-    assert (document["capacity"], document["demand"], document["allocations"]) == (None,) * 3
+    # This analysis counts replicas: it knows no rate, and forecasts nothing.
+    assert document["capacity"]["per_replica"] == 1.0
+    assert (document["capacity"]["per_s"], document["demand"]) == (None, None)
+    assert document["allocations"][0] == {
+        "counts": {"llama-a100": 3},
+        "cost_per_h": 3 * 1.2,
+        "feasible": True,
+        "why": "decided",
+    }
     json.dumps(document)  # it is what is sent
 
 

@@ -103,12 +103,18 @@ class FixtureDecisions:
         return NotFound(f"no variant {namespace}/{name}; namespace chat has: llama, stale")
 
     def explain(
-        self, namespace: str | None = None, name: str | None = None
+        self,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        why_not: int | None = None,
     ) -> Explained | NotFound | NoPlan:
         if name is None:
             return Explained({"variants": []}, "no variants\n")
         if name != "llama":
             return NotFound(f"no variant {namespace}/{name}; namespace chat has: llama")
+        if why_not is not None:
+            return Explained({"why_not": {"count": why_not}}, f"why not {why_not}?\n")
         return Explained({"decision": {"name": name}}, "chat/llama  desired 5 → why\n")
 
 

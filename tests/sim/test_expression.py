@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wva_adapter.sim.expression import Known, Scope, parse
+from wva_adapter.sim.evaluate import Scope
+from wva_adapter.sim.expression import Known, parse
 
 KNOWN = Known(
     series=("kv_usage", "waiting", "running", "ttft_s"),
@@ -97,6 +98,7 @@ def test_what_is_missing_stays_missing_until_a_default() -> None:
         assert value(text) is None
     assert value("avg(waiting, 1m)") is None
     assert value("1 / 0") is None
+    assert value("1e300 * 1e300") is None  # too large to be a number
     assert value("default(waiting, 4)") == 4
     assert value("max(waiting, running)", running=[2]) == 2  # the other says nothing
     assert value("max(waiting, running)") is None

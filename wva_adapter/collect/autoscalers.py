@@ -24,6 +24,8 @@ SERVED_METRIC = "wva_desired_replicas"
 
 _SCALED_OBJECT = "ScaledObject"
 _OWNER_LABEL = "scaledobject.keda.sh/name"
+_PAUSED = "autoscaling.keda.sh/paused"
+_PAUSED_AT = "autoscaling.keda.sh/paused-replicas"
 _DESIRED_PATH = "/v1/desired/"
 _KEDA_MOST_REPLICAS = 100
 """What KEDA takes for an absent ``maxReplicaCount``."""
@@ -152,7 +154,16 @@ def _claim_of_scaled_object(scaled: ScaledObject, hpa: Autoscaler | None) -> Cla
         if not triggers:
             return None
         up, down = _tolerances(behavior)
-        return Reader(title, tolerance_up=up, tolerance_down=down, shaped=False)
+        paused_at = _whole(meta.annotations.get(_PAUSED_AT, ""))
+        return Reader(
+            title,
+            tolerance_up=up,
+            tolerance_down=down,
+            shaped=False,
+            least_active=minimum or 0,
+            paused=paused_at is not None or meta.annotations.get(_PAUSED) == "true",
+            paused_replicas=paused_at,
+        )
 
     idle, minimum, most = spec.idle_replica_count, spec.min_replica_count, spec.max_replica_count
     lowest = (minimum or 0) if idle is None else idle
@@ -230,6 +241,10 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
 
 
 def _tolerances(behavior: Behavior) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.manifests import Described, Objects, describe
 from wva_adapter.collect.objects import Autoscaler, Node, Pod, ScaledObject, Workload
+from wva_adapter.core.fleet import VariantKey
 from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi, Refused
 from wva_adapter.kube.meta import ObjectKey
@@ -97,6 +98,12 @@ class ClusterSource:
         """What is wrong with the configuration of variants, a sentence each."""
         self._refresh()
         return self._described.problems
+
+    @property
+    def refused(self) -> Mapping[VariantKey, tuple[str, ...]]:
+        """Of variants that keep an earlier configuration, what is wrong with the present one."""
+        self._refresh()
+        return self._described.refused
 
     async def start(self) -> None:
         """Follow the cluster; return once all of it has been listed.

@@ -50,11 +50,13 @@ class Described:
         views: The variants, each once, in the order of their keys.
         good: Of every autoscaler whose configuration was ever right, the last right one, by uid.
         problems: A sentence per thing that is wrong with a configuration.
+        refused: Those of them by which a variant keeps an earlier configuration.
     """
 
     views: tuple[VariantView, ...] = ()
     good: Mapping[str, Variant] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    refused: Mapping[VariantKey, tuple[str, ...]] = field(default_factory=dict)
 
 
 def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
@@ -71,6 +73,7 @@ def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
     owners: dict[VariantKey, str] = {}
     kept: dict[str, Variant] = {}
     problems: list[str] = []
+    refused: dict[VariantKey, tuple[str, ...]] = {}
     pods_of: dict[str, list[Pod]] = {}
     for pod in objects.pods.values():
         pods_of.setdefault(pod.metadata.namespace, []).append(pod)
@@ -103,6 +106,7 @@ def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
             problems.append(str(error))
             if uid in good:
                 variant = kept[uid] = good[uid]
+                refused[key] = (str(error),)
             else:
                 target, problem = None, str(error)
                 model_id = claim.meta.annotations.get(MODEL_ID, "")
@@ -120,7 +124,7 @@ def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
             problem=problem,
             refused=None if target is None else _why_refused(target),
         )
-    return Described(tuple(views[key] for key in sorted(views)), kept, tuple(problems))
+    return Described(tuple(views[key] for key in sorted(views)), kept, tuple(problems), refused)
 
 
 def _why_refused(target: Workload) -> str | None:

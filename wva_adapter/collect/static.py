@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from wva_adapter.collect.assemble import ReplicaView, VariantView
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.snapshot import Phase
-from wva_adapter.documents import Section, read_document
+from wva_adapter.documents import Section, file_stamp, read_document
 from wva_adapter.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class StaticSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = self._look()
+        self._stamp = file_stamp(path)
         self._views = read_static(path)
 
     @property
@@ -76,7 +76,7 @@ class StaticSource:
 
     def view(self) -> Sequence[VariantView]:
         """Return the variants as the file has them now, or as it last had them well."""
-        stamp = self._look()
+        stamp = file_stamp(self._path)
         if stamp != self._stamp:
             self._stamp = stamp
             try:
@@ -86,13 +86,6 @@ class StaticSource:
                     "static file refused, the last good one stays", extra={"problem": str(error)}
                 )
         return self._views
-
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def read_static(path: Path) -> tuple[VariantView, ...]:

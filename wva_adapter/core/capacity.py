@@ -8,7 +8,7 @@ an interval in which P prompt tokens were computed per second and N requests wer
 
 where the last factor says that prompts also land in the steps of requests that came while another
 was being prefilled. This is linear in the four times, which are at least 0: least squares over
-what the counters say, starting from a guess that may be off as a whole rather than in each.
+what the counters say, starting from a guess that counts as six typical samples.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from wva_adapter.core.interval import Interval
 from wva_adapter.core.nnls import nonnegative
@@ -47,17 +48,17 @@ _OUTSIDE = 1.5
 """A mean length this many times above or below what was learned from is another load."""
 
 _NOISE = 0.1
-"""How far a sample's inter-token latency typically lies from its times, as a share (measured on a
-real engine)."""
+"""How far one sample's inter-token latency typically lies from its times, as a share (measured on
+a real engine)."""
 
-_SPEED_DOUBT, _EACH_DOUBT = 1.0, 0.5
-"""How far the prior may be off, as shares of its times: by a factor that is common to all, a
-machine slower or faster as a whole, and by one of each time's own."""
+_SPEED_DOUBT, _EACH_DOUBT = 1.0, 0.2
+"""How far the prior may be off: by a factor common to all times, a machine slower or faster as a
+whole, and by one of each time's own; shares of the times."""
 
 _TYPICAL = (1.0, 40.0, 48_000.0, 90.0)
 _LEAST_PART = 0.05
-"""A prior's time counts as no smaller than what makes this part of a typical step, or it could
-never be learned."""
+"""A prior's time counts as no smaller than what makes this part of a typical step, or it could not
+be learned."""
 
 Moments = tuple[float, ...]
 """Weighted sums of the products of (1, B, K, prompt tokens per step, ITL): the 15 entries of the
@@ -95,28 +96,35 @@ class Times:
         """Return the times of a machine on which everything takes ``factor`` times as long."""
         return Times(self.a_s * factor, self.b_s * factor, self.c_s * factor, self.d_s * factor)
 
+    def at_least(self, other: Times) -> bool:
+        """Return whether every part takes as long as the other's, or longer."""
+        return (
+            self.a_s >= other.a_s
+            and self.b_s >= other.b_s
+            and self.c_s >= other.c_s
+            and self.d_s >= other.d_s
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """The mean length of requests, and which means there were while the times were learned.
+    """The mean length of requests now, and that of those from which the times were learned.
 
     Attributes:
         mean: Tokens per request over about the last 100 requests.
         count: Requests that it comes from, at most 100.
-        low: Smallest mean that was learned from; ``low > high`` before the first.
-        high: Largest mean that was learned from.
+        learned: The mean over what the times come from; ``None`` before there were 30 requests.
     """
 
     mean: float = 0.0
     count: float = 0.0
-    low: float = math.inf
-    high: float = 0.0
+    learned: float | None = None
 
     @property
     def outside(self) -> bool:
         """Whether the mean is more than half above, or as far below, what was learned from."""
-        return self.low <= self.high and not (
-            self.low <= self.mean * _OUTSIDE and self.mean <= self.high * _OUTSIDE
+        return self.learned is not None and not (
+            self.learned <= self.mean * _OUTSIDE and self.mean <= self.learned * _OUTSIDE
         )
 
     def learn(self, requests: float, tokens: float) -> Lengths:
@@ -124,22 +132,17 @@ class Lengths:
         if not (requests > 0 and tokens > 0):
             return self
         mean = self.mean + (tokens / requests - self.mean) * requests / (self.count + requests)
-        count = min(_REQUESTS, self.count + requests)
-        if count < _FEWEST_REQUESTS:
-            return replace(self, mean=mean, count=count)
-        if self.low > self.high:
-            return Lengths(mean, count, mean, mean)
-        return replace(self, mean=mean, count=count)
+        return Lengths(mean, min(_REQUESTS, self.count + requests), self.learned)
 
     def moved(self, gain: float) -> Lengths:
-        """Return them after one more sample: the range follows the mean as its memory fades."""
-        if self.low > self.high:
+        """Return them after samples that are so large a part of what is remembered."""
+        if self.learned is not None:
+            learned = self.learned + gain * (self.mean - self.learned)
+        elif self.count >= _FEWEST_REQUESTS:
+            learned = self.mean
+        else:
             return self
-        low = self.low + gain * (self.mean - self.low)
-        high = self.high + gain * (self.mean - self.high)
-        if not self.outside:
-            low, high = min(low, self.mean), max(high, self.mean)
-        return replace(self, low=low, high=high)
+        return Lengths(self.mean, self.count, learned)
 
 
 _REQUESTS = 100.0
@@ -207,55 +210,100 @@ class Fit:
         of requests' lengths.
         """
         started = input_tokens = finished = output_tokens = 0.0
-        full_batch, context = self.full_batch, self.context_tokens
-        added, samples, weight = [0.0] * 15, 0, 0.0
+        full_batch = self.full_batch
         for one in intervals:
             full_batch = _full_batch(full_batch, one)
             if one.started is not None and one.input_tokens is not None:
-                started, input_tokens = started + one.started, input_tokens + one.input_tokens
+                started += one.started
+                input_tokens += one.input_tokens
             if one.finished is not None and one.output_tokens is not None:
-                finished, output_tokens = finished + one.finished, output_tokens + one.output_tokens
-            if one.itl_s is None or one.kv_tokens is None or one.itl_count < FEWEST_GAPS:
-                continue
-            if not (one.batch > 0 and one.itl_s > 0):
-                continue
-            share = min(1.0, one.itl_count / FULL_GAPS)
-            _add_moments(added, one, share / one.itl_s**2)
-            samples, weight = samples + 1, weight + share
-            held = one.kv_tokens / one.batch
-            context = (
-                held if context is None else context + _CONTEXT_GAIN * share * (held - context)
-            )
+                finished += one.finished
+                output_tokens += one.output_tokens
         inputs = self.input_lengths.learn(started, input_tokens)
         outputs = self.output_lengths.learn(finished, output_tokens)
-        if not samples:
+        added = _add_up(intervals)
+        if not added.samples:
             return replace(
                 self, input_lengths=inputs, output_lengths=outputs, full_batch=full_batch
             )
-        # Samples of one cycle are of one age: they are added together, and fade together.
-        fading = FAST_MEMORY if inputs.outside or outputs.outside else MEMORY
-        memory = fading**samples
-        # What a memory of this length can hold: entering the fast one forgets at once what it
+        each = FAST_MEMORY if inputs.outside or outputs.outside else MEMORY
+        memory, recent = each**added.samples, RECENT**added.samples
+        # No more than a memory of this length can hold: the fast one forgets at once what it
         # would never have kept.
-        kept = memory * min(1.0, 1 / ((1 - fading) * self.weight)) if self.weight > 0 else memory
-        recent_kept = RECENT**samples
+        kept = memory * min(1.0, 1 / max(1.0, (1 - each) * self.weight))
         moments = tuple(
             kept * m + (1 - kept) * p + n
-            for m, p, n in zip(self.moments, _prior_moments(self.prior), added, strict=True)
+            for m, p, n in zip(self.moments, _prior_moments(self.prior), added.moments, strict=True)
         )
+        # A plain mean until there are enough: the first samples are of a batch that fills up.
+        gain = max(
+            1 - (1 - _CONTEXT_GAIN) ** added.weight, added.weight / (self.weight + added.weight)
+        )
+        held = self.context_tokens or 0.0
+        weight = kept * self.weight + added.weight
+        part = max(1 - memory, added.weight / weight)
         return Fit(
             prior=self.prior,
             times=_best_times(moments),
             moments=moments,
-            recent=tuple(recent_kept * m + n for m, n in zip(self.recent, added, strict=True)),
-            recent_weight=recent_kept * self.recent_weight + weight,
-            weight=kept * self.weight + weight,
-            samples=self.samples + samples,
-            context_tokens=context,
-            input_lengths=inputs.moved(1 - memory),
-            output_lengths=outputs.moved(1 - memory),
+            recent=tuple(recent * m + n for m, n in zip(self.recent, added.moments, strict=True)),
+            recent_weight=recent * self.recent_weight + added.weight,
+            weight=weight,
+            samples=self.samples + added.samples,
+            context_tokens=held + gain * (added.kv_tokens / added.batch - held),
+            input_lengths=inputs.moved(part),
+            output_lengths=outputs.moved(part),
             full_batch=full_batch,
         )
+
+
+class _Sums(NamedTuple):
+    """What the samples of one cycle say together."""
+
+    moments: Moments
+    samples: int
+    weight: float
+    batch: float
+    kv_tokens: float
+
+
+def _add_up(intervals: Sequence[Interval]) -> _Sums:
+    """Return the sums over those of the intervals from which something can be learned."""
+    m00 = m01 = m02 = m03 = m04 = m11 = m12 = m13 = m14 = 0.0
+    m22 = m23 = m24 = m33 = m34 = m44 = 0.0
+    samples, total, batches, held = 0, 0.0, 0.0, 0.0
+    # Written out, since this runs for every replica in every cycle.
+    for one in intervals:
+        itl_s, kv, batch = one.itl_s, one.kv_tokens, one.batch
+        if itl_s is None or kv is None or one.itl_count < FEWEST_GAPS:
+            continue
+        if not (batch > 0 and itl_s > 0):
+            continue
+        share = min(1.0, one.itl_count / FULL_GAPS)
+        prompts = one.prompt_tokens_per_s * itl_s * (1 + one.prefilling / batch)
+        w = share / (itl_s * itl_s)
+        wb, wk, wp, wy = w * batch, w * kv, w * prompts, w * itl_s
+        m00 += w
+        m01 += wb
+        m02 += wk
+        m03 += wp
+        m04 += wy
+        m11 += wb * batch
+        m12 += wb * kv
+        m13 += wb * prompts
+        m14 += wb * itl_s
+        m22 += wk * kv
+        m23 += wk * prompts
+        m24 += wk * itl_s
+        m33 += wp * prompts
+        m34 += wp * itl_s
+        m44 += wy * itl_s
+        samples += 1
+        total += share
+        batches += share * batch
+        held += share * kv
+    moments = (m00, m01, m02, m03, m04, m11, m12, m13, m14, m22, m23, m24, m33, m34, m44)
+    return _Sums(moments, samples, total, batches, held)
 
 
 def _full_batch(known: float | None, one: Interval) -> float | None:
@@ -277,55 +325,31 @@ def fresh_fit(prior: Times) -> Fit:
 
 @lru_cache(maxsize=4096)
 def _prior_moments(prior: Times) -> Moments:
-    """Return the moments of samples that leave the prior in as much doubt as it deserves.
+    """Return the moments that stand for what the prior says, and for how little it is believed.
 
-    With D the squared doubts in each time and s that in the common factor, the covariance is
-    D + s²·θθᵀ, and its inverse by Sherman and Morrison what samples of so much noise add up to.
+    The times are believed to be ``prior·(1 + s + e)`` with s common to all and e each one's own,
+    both normal. What follows is the inverse of their covariance (Sherman and Morrison's formula),
+    in units of one sample's noise, so that samples and prior can be added.
     """
     theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
-    step_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
-    sure = [
-        (_NOISE / (_EACH_DOUBT * max(t, _LEAST_PART * step_s / x))) ** 2
-        for t, x in zip(theta, _TYPICAL, strict=True)
-    ]
-    # In units of the noise: samples count with their relative errors alone.
-    spread = (_SPEED_DOUBT / _NOISE) ** 2
-    pull = [d * t for d, t in zip(sure, theta, strict=True)]
-    share = spread / (1 + spread * math.fsum(p * t for p, t in zip(pull, theta, strict=True)))
+    typical_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
+    unit = [max(t, _LEAST_PART * typical_s / x) for t, x in zip(theta, _TYPICAL, strict=True)]
+    u = [t / s for t, s in zip(theta, unit, strict=True)]
+    square = math.fsum(x * x for x in u)
+    each, speed = (_EACH_DOUBT / _NOISE) ** 2, (_SPEED_DOUBT / _NOISE) ** 2
+    both = each + speed * square
     gram = [
-        [(sure[i] if i == j else 0.0) - share * pull[i] * pull[j] for j in range(4)]
+        [((i == j) - speed * u[i] * u[j] / both) / (each * unit[i] * unit[j]) for j in range(4)]
         for i in range(4)
     ]
-    right = [math.fsum(g * t for g, t in zip(line, theta, strict=True)) for line in gram]
-    square = math.fsum(r * t for r, t in zip(right, theta, strict=True))
+    right = [x / (s * both) for x, s in zip(u, unit, strict=True)]
     return (
         *(*gram[0], right[0]),
         *(*gram[1][1:], right[1]),
         *(*gram[2][2:], right[2]),
         *(gram[3][3], right[3]),
-        square,
+        square / both,
     )
-
-
-def _add_moments(sums: list[float], one: Interval, weight: float) -> None:
-    itl_s, batch, kv = one.itl_s or 0.0, one.batch, one.kv_tokens or 0.0
-    prompts = one.prompt_tokens_per_s * itl_s * (1 + one.prefilling / batch)
-    wb, wk, wp, wy = weight * batch, weight * kv, weight * prompts, weight * itl_s
-    sums[0] += weight
-    sums[1] += wb
-    sums[2] += wk
-    sums[3] += wp
-    sums[4] += wy
-    sums[5] += wb * batch
-    sums[6] += wb * kv
-    sums[7] += wb * prompts
-    sums[8] += wb * itl_s
-    sums[9] += wk * kv
-    sums[10] += wk * prompts
-    sums[11] += wk * itl_s
-    sums[12] += wp * prompts
-    sums[13] += wp * itl_s
-    sums[14] += wy * itl_s
 
 
 def _best_times(moments: Moments) -> Times:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Bill
+
+if TYPE_CHECKING:
+    from wva_adapter.core.rules import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,11 @@ class Plan:
         decisions: By variant, in the order of their keys.
         undecided: Variants without a valid count, each with the reason.
         loads: Demand and supply per model.
+        case: What the rules looked at, to try other counts on; ``None`` where that is not kept.
     """
 
     at_s: float
     decisions: Mapping[VariantKey, Decision] = field(default_factory=dict)
     undecided: Mapping[VariantKey, str] = field(default_factory=dict)
     loads: tuple[ModelLoad, ...] = ()
+    case: Case | None = field(default=None, compare=False, repr=False)

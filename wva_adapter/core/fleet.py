@@ -99,6 +99,9 @@ class Reader:
         tolerance_down: The same downwards.
         shaped: Whether the value may be shaped for its arithmetic: only who reads the external
             metrics API gets such values, everyone else the count itself.
+        least_active: Fewest replicas that it makes of any count above 0.
+        paused: Whether it is told not to act.
+        paused_replicas: The count at which it is paused; ``None`` where it leaves what there is.
     """
 
     name: str
@@ -107,6 +110,9 @@ class Reader:
     tolerance_up: float = 0.1
     tolerance_down: float = 0.1
     shaped: bool = True
+    least_active: int = 0
+    paused: bool = False
+    paused_replicas: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and self.target > 0):

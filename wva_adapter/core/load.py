@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.forecast import Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ class ModelLoad:
         window_s: ``keep`` is the largest of so many seconds.
         binding: The test that decided, with its numbers, in words.
         notes: Where those numbers come from, a sentence each.
+        forecast: What ``demand`` comes from; ``None`` where the analysis makes none.
+        bounds: By variant, what keeps its capacity from being larger; empty where the analysis
+            does not say.
     """
 
     namespace: str
@@ -76,6 +80,8 @@ class ModelLoad:
     utilization: Utilization = FULL
     step: float | None = None
     notes: tuple[str, ...] = ()
+    forecast: Forecast | None = None
+    bounds: Mapping[VariantKey, str] = field(default_factory=dict)
 
     @property
     def supply(self) -> float:

@@ -153,7 +153,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         replicas=pages.replicas,
         prior_scale=memory.prior_scale,
     )
-    return Plan(snapshot.at_s, decisions, undecided, tuple(loads)), after
+    return Plan(snapshot.at_s, decisions, undecided, tuple(loads), case), after
 
 
 def _model(state: VariantState) -> ModelKey:
@@ -294,7 +294,7 @@ def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: floa
     need later.
     """
     if past.analysis != load.analysis:
-        kept = Window().add(at_s, max(load.keep, load.supply), span_s=load.window_s)
+        kept = Window().add(at_s, max(load.keep, load.supply), span_s=span_s)
         return replace(past, analysis=load.analysis, kept=kept)
     return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
 

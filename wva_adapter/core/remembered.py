@@ -12,9 +12,9 @@ from wva_adapter.core.portable import from_portable, to_portable
 VERSION: Final = 1
 _FORMAT: Final = "wva-adapter memory"
 
-# Bits of the significand that stay: arrivals of 5 s are kept within 1 %, those of a minute, which
-# are eight times as many, within an eighth, so that each is one byte.
-_FINE_BITS = 6
+# Bits of the significand that stay: arrivals of 5 s are kept within 3 %, those of a minute, which
+# are eight times as many, within an eighth, so that each is one byte. Chance moves them by more.
+_FINE_BITS = 4
 _COARSE_BITS = 2
 
 
@@ -43,7 +43,7 @@ def from_document(document: object) -> Memory:
 
 
 def bounded(memory: Memory) -> Memory:
-    """Return what is worth keeping over a restart, at most 10 KB per variant as a document.
+    """Return what is worth keeping over a restart, at most 1 MiB per 100 variants as a document.
 
     Arrivals are rounded, and what single replicas showed last is left out: it is read again
     within one scrape. Bounding twice changes nothing more.

@@ -1,13 +1,15 @@
 """The largest rate of requests that one replica serves within its SLO, and what bounds it.
 
 With λ requests per second of I uncached prompt tokens and O output tokens each, prefill takes the
-share φ = λ·I·d of the time. A decoding request holds κ tokens of the KV cache on average, so
-B = λ·O·ITL of them are in the batch, and a step takes as long as
+share φ = λ·I·d of the time. A decoding request holds κ tokens of the KV cache on average, and
+B = λ·O·ITL of them are in the batch. A token costs its own request a + b + c·κ. Prompts are
+computed one after another, so that a request is in prefill for I·d/(1 − φ) and a step, in which
+time other prompts land too, as in what the times were learned from. Then
 
-    ITL = (a + b + c·κ) / (1 − φ − (b + c·κ)·λ·O)
+    ITL = (a + b + c·κ + φ·I·d/((1 − φ)·O)) / (1 − φ·(1 + 1/O) − (b + c·κ)·λ·O)
 
-where the numerator is what a token costs its own request. All bounds but that on the time to first
-token turn into a largest λ in closed form; that one is bisected, and only where it binds.
+All bounds but that on the time to first token turn into a largest λ in closed form; that one is
+bisected, and only where it binds.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from wva_adapter.core.capacity import Times
 from wva_adapter.core.interval import Interval
@@ -32,8 +35,13 @@ BATCH_SHARE = 0.9
 KV_SHARE = 0.9
 """Largest mean share of the KV cache."""
 
-LOWEST_OF_PRIOR, HIGHEST_OF_PRIOR = 0.3, 4.0
-"""How far from the prior's rate a learned one may be: what was seen can be extrapolated to 0 or ∞."""
+LEAST_SHARE = 0.2
+"""However short a latency is asked for, a replica serves this share of what it could without: its
+requests then take hardly longer than a lone one, and more replicas would not help them."""
+
+SLOWEST, FASTEST = 0.3, 4.0
+"""How many times as fast as believed at first a replica can turn out to be: what was seen can be
+extrapolated to 0 or ∞."""
 
 DEFAULT_MAX_NUM_SEQS = 256
 """Places in the batch where nothing says."""
@@ -144,9 +152,6 @@ def service_rate(
 ) -> ServiceRate:
     """Return the largest rate at which every bound holds.
 
-    A lone request has its latency, however few there are: no bound asks for less than a lone
-    request's latency over ``ITL_SHARE``, since more replicas would not give it.
-
     Args:
         times: What the parts of a step take.
         shape: What requests are like.
@@ -155,26 +160,28 @@ def service_rate(
         kv_cache_tokens: Size of the KV cache; ``None`` is no bound.
         context_tokens: KV-cache tokens of a decoding request; ``None`` is a prompt and half an
             answer.
-        prior: Times that were believed at first; the rate stays near theirs.
+        prior: Times that were believed at first; the rate is that of a replica at most ``FASTEST``
+            times as fast, and at least ``SLOWEST`` times.
     """
     bounds = _Bounds.of(shape, slo, max_num_seqs, kv_cache_tokens, context_tokens)
     found = bounds.largest(times)
-    anchor = found if times == prior else bounds.largest(prior)
-    lowest, highest = LOWEST_OF_PRIOR * anchor.rate_per_s, HIGHEST_OF_PRIOR * anchor.rate_per_s
-    if lowest <= found.rate_per_s <= highest:
-        return found
-    # Where the prior barely keeps the SLO, a machine a little faster serves many times as much.
-    slower, faster = prior.scaled(1 / LOWEST_OF_PRIOR), prior.scaled(1 / HIGHEST_OF_PRIOR)
-    lowest = min(lowest, bounds.largest(slower).rate_per_s)
-    highest = max(highest, bounds.largest(faster).rate_per_s)
-    if lowest <= found.rate_per_s <= highest:
-        return found
-    rate = lowest if found.rate_per_s < lowest else highest
-    return bounds.at(
-        times,
-        rate,
-        f"kept near what was believed at first ({anchor.rate_per_s:.3g}/s): "
-        f"learned {found.rate_per_s:.3g}/s, {found.binding}",
+    # Slower times never give a larger rate, so most need no look at what the prior would give.
+    fastest, slowest = prior.scaled(1 / FASTEST), prior.scaled(1 / SLOWEST)
+    if not times.at_least(fastest):
+        highest = bounds.largest(fastest).rate_per_s
+        if found.rate_per_s > highest:
+            return bounds.at(times, highest, _kept(FASTEST, found))
+    if not slowest.at_least(times):
+        lowest = bounds.largest(slowest).rate_per_s
+        if found.rate_per_s < lowest:
+            return bounds.at(times, lowest, _kept(SLOWEST, found))
+    return found
+
+
+def _kept(speed: float, found: ServiceRate) -> str:
+    return (
+        f"a replica {speed:g} times as fast as believed at first: "
+        f"learned {found.rate_per_s:.3g}/s, {found.binding}"
     )
 
 
@@ -213,70 +220,57 @@ class _Bounds:
 
     def largest(self, times: Times) -> ServiceRate:
         """Return the largest rate within the bounds."""
-        prefill_s, alone_s, grows_s = self._parts(times)
-        busy_s = prefill_s + self.output_tokens * grows_s
-        itl_limit_s = max(ITL_SHARE * self.slo.itl_s, alone_s / ITL_SHARE)
-        ttft_limit_s = max(self.slo.ttft_s, (prefill_s + alone_s) / ITL_SHARE)
-        rate, bound = self._within_batch(BATCH_SHARE * self.places, alone_s, busy_s), "places"
+        step = _Step.of(times, self)
+        rate, bound = step.rate_of_batch(BATCH_SHARE * self.places), "places"
         if self.kv_cache_tokens and self.context_tokens > 0:
-            batch = KV_SHARE * self.kv_cache_tokens / self.context_tokens
-            if (most := self._within_batch(batch, alone_s, busy_s)) < rate:
+            most = step.rate_of_batch(KV_SHARE * self.kv_cache_tokens / self.context_tokens)
+            if most < rate:
                 rate, bound = most, "kv"
-        if busy_s > 0 and (most := (1 - alone_s / itl_limit_s) / busy_s) < rate:
-            rate, bound = most, "itl"
-        if prefill_s > 0 and (most := PREFILL_SHARE / prefill_s) < rate:
+        if step.prefill_s > 0 and (most := PREFILL_SHARE / step.prefill_s) < rate:
             rate, bound = most, "prefill"
-        ttft_s = self._ttft_s(times, rate)
-        if ttft_s > ttft_limit_s:
-            rate, bound = self._bisect(times, rate, ttft_limit_s), "ttft"
-            ttft_s = self._ttft_s(times, rate)
-        itl_s = self._itl_s(times, rate)
+        least = LEAST_SHARE * min(rate, step.saturated_per_s())
+        limit_s = ITL_SHARE * self.slo.itl_s
+        if (most := max(least, step.rate_of_itl(limit_s))) < rate:
+            rate, bound = most, "itl"
+        ttft_s = self._ttft_s(step, rate)
+        if ttft_s > self.slo.ttft_s and rate > least:
+            rate, bound = self._bisect(step, least, rate), "ttft"
+            ttft_s = self._ttft_s(step, rate)
+        itl_s = step.itl_s(rate)
         batch = rate * self.output_tokens * itl_s
-        words = {
-            "places": lambda: f"{batch:.0f} of {self.places} places in the batch",
-            "kv": lambda: (
-                f"{batch:.0f} requests of {self.context_tokens:.0f} tokens in a KV cache of "
-                f"{self.kv_cache_tokens or 0:.0f}"
-            ),
-            "itl": lambda: _latency("inter-token", itl_limit_s, alone_s, self.slo.itl_s, batch),
-            "prefill": lambda: f"{PREFILL_SHARE:.0%} of the time goes to prompts",
-            "ttft": lambda: _latency(
-                "first-token", ttft_limit_s, prefill_s + alone_s, self.slo.ttft_s, batch
-            ),
-        }
-        return ServiceRate(rate, words[bound](), itl_s, ttft_s, batch)
+        return ServiceRate(rate, self._words(bound, itl_s, ttft_s, batch), itl_s, ttft_s, batch)
 
     def at(self, times: Times, rate: float, binding: str) -> ServiceRate:
         """Return what is expected at a rate that something else has set."""
-        itl_s = self._itl_s(times, rate)
+        step = _Step.of(times, self)
+        itl_s = step.itl_s(rate)
         batch = rate * self.output_tokens * itl_s
-        return ServiceRate(rate, binding, itl_s, self._ttft_s(times, rate), batch, clamped=True)
+        return ServiceRate(rate, binding, itl_s, self._ttft_s(step, rate), batch, clamped=True)
 
-    def _parts(self, times: Times) -> tuple[float, float, float]:
-        """Return a prompt's prefill, a lone request's step, and what one more request adds to it."""
-        grows_s = times.b_s + times.c_s * self.context_tokens
-        # No step takes no time, whatever was learned.
-        return self.input_tokens * times.d_s, max(_SHORTEST_STEP_S, times.a_s + grows_s), grows_s
+    def _words(self, bound: str, itl_s: float, ttft_s: float, batch: float) -> str:
+        if bound == "places":
+            return f"{batch:.0f} of {self.places} places in the batch"
+        if bound == "kv":
+            return (
+                f"{batch:.0f} requests of {self.context_tokens:.0f} tokens in a KV cache of "
+                f"{self.kv_cache_tokens or 0:.0f}"
+            )
+        if bound == "prefill":
+            return f"prompts take {PREFILL_SHARE:.0%} of the time"
+        if bound == "itl":
+            return _latency("inter-token", itl_s, self.slo.itl_s, ITL_SHARE, batch)
+        return _latency("first-token", ttft_s, self.slo.ttft_s, 1.0, batch)
 
-    def _within_batch(self, batch: float, alone_s: float, busy_s: float) -> float:
-        """Return the rate at which so many requests decode."""
-        return batch / (self.output_tokens * alone_s + batch * busy_s)
-
-    def _itl_s(self, times: Times, rate: float) -> float:
-        prefill_s, alone_s, grows_s = self._parts(times)
-        idle = 1 - rate * (prefill_s + self.output_tokens * grows_s)
-        return alone_s / idle if idle > 0 else math.inf
-
-    def _ttft_s(self, times: Times, rate: float) -> float:
+    def _ttft_s(self, step: _Step, rate: float) -> float:
         """Return the mean time to first token: a place, the step in progress, prompts in line."""
-        prefill_s, _, _ = self._parts(times)
-        itl_s = self._itl_s(times, rate)
-        idle = 1 - rate * prefill_s
-        if not (idle > 0 and itl_s < math.inf):
+        itl_s = step.itl_s(rate)
+        if itl_s == math.inf:
             return math.inf
-        return self._place_s(times, rate, itl_s) + itl_s + prefill_s / idle
+        return (
+            self._place_s(step, rate, itl_s) + itl_s + step.prefill_s / (1 - rate * step.prefill_s)
+        )
 
-    def _place_s(self, times: Times, rate: float, itl_s: float) -> float:
+    def _place_s(self, step: _Step, rate: float, itl_s: float) -> float:
         """Return how long a request waits for a place in the batch."""
         batch = rate * self.output_tokens * itl_s
         if self.places >= _MANY_PLACES and batch + 6 * math.sqrt(batch) < self.places:
@@ -284,30 +278,109 @@ class _Bounds:
             return 0.0
         import numpy as np
 
-        prefill_s, alone_s, grows_s = self._parts(times)
         running = np.arange(1, self.places + 1)
-        step_s = alone_s + (running - 1) * grows_s
-        rates = running / (running * prefill_s + self.output_tokens * step_s)
+        step_s = step.alone_s + (running - 1) * step.grows_s
+        rates = running / (running * step.prefill_s + self.output_tokens * step_s)
         return mean_wait_s(rate, rates, _ROOM * self.places)
 
-    def _bisect(self, times: Times, highest: float, limit_s: float) -> float:
-        """Return the largest rate whose time to first token is within the limit."""
-        lowest = 0.0
+    def _bisect(self, step: _Step, lowest: float, highest: float) -> float:
+        """Return the largest rate between two whose time to first token is within the SLO."""
         while highest - lowest > _PRECISION * highest:
             middle = (lowest + highest) / 2
-            if self._ttft_s(times, middle) > limit_s:
+            if self._ttft_s(step, middle) > self.slo.ttft_s:
                 highest = middle
             else:
                 lowest = middle
         return lowest
 
 
-def _latency(name: str, limit_s: float, alone_s: float, slo_s: float, batch: float) -> str:
+class _Step(NamedTuple):
+    """What one step takes with requests of one shape.
+
+    Attributes:
+        prefill_s: Seconds that a prompt takes.
+        alone_s: Seconds of a lone request's step.
+        grows_s: Seconds that one more request adds.
+        output_tokens: Steps that a request takes.
+    """
+
+    prefill_s: float
+    alone_s: float
+    grows_s: float
+    output_tokens: float
+
+    @classmethod
+    def of(cls, times: Times, bounds: _Bounds) -> _Step:
+        grows_s = times.b_s + times.c_s * bounds.context_tokens
+        return cls(
+            bounds.input_tokens * times.d_s,
+            # No step takes no time, whatever was learned.
+            max(_SHORTEST_STEP_S, times.a_s + grows_s),
+            grows_s,
+            bounds.output_tokens,
+        )
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of a busy replica that one request takes, beside what all share."""
+        return self.prefill_s * (1 + 1 / self.output_tokens) + self.output_tokens * self.grows_s
+
+    def saturated_per_s(self) -> float:
+        """Return the rate at which the batch grows without end."""
+        return 1 / self.busy_s if self.busy_s > 0 else math.inf
+
+    def itl_s(self, rate: float) -> float:
+        """Return the mean inter-token latency at a rate; infinite where it is too high."""
+        prefilling = rate * self.prefill_s
+        idle = 1 - rate * self.busy_s
+        if not (prefilling < 1 and idle > 0):
+            return math.inf
+        queued_s = prefilling * self.prefill_s / ((1 - prefilling) * self.output_tokens)
+        return (self.alone_s + queued_s) / idle
+
+    def rate_of_itl(self, limit_s: float) -> float:
+        """Return the rate with this inter-token latency; 0 where even a lone request has more."""
+        if limit_s <= self.alone_s:
+            return 0.0
+        # The latency's equation times both denominators is a parabola in the rate.
+        p, n, busy = self.prefill_s, self.alone_s, self.busy_s
+        return _smaller_root(
+            limit_s * busy * p,
+            limit_s * busy + (limit_s - n) * p + p * p / self.output_tokens,
+            limit_s - n,
+        )
+
+    def rate_of_batch(self, batch: float) -> float:
+        """Return the rate at which so many requests decode."""
+        p, steps_s, busy = self.prefill_s, self.output_tokens * self.alone_s, self.busy_s
+        return _smaller_root(
+            batch * busy * p + (steps_s - p) * p,
+            batch * (busy + p) + steps_s,
+            batch,
+        )
+
+
+def _smaller_root(square: float, linear: float, constant: float) -> float:
+    """Return the smaller positive x with square·x² − linear·x + constant = 0."""
+    if linear <= 0:
+        return math.inf
+    # Relative to the linear part, so that tiny times do not vanish when squared.
+    ratio = 4 * (square / linear) * (constant / linear)
+    return 2 * (constant / linear) / (1 + math.sqrt(max(0.0, 1 - ratio)))
+
+
+def _latency(name: str, expected_s: float, slo_s: float, share: float, batch: float) -> str:
     """Say which latency binds at which batch."""
-    said = f"{name} latency of {_duration(limit_s)} at a batch of {batch:.0f}"
-    if limit_s <= slo_s:
-        return f"{said}, SLO {_duration(slo_s)}"
-    return f"{said}: SLO {_duration(slo_s)}, but a lone request takes {_duration(alone_s)}"
+    if expected_s <= slo_s * share * (1 + 2 * _PRECISION):
+        return (
+            f"{name} latency of {_duration(expected_s)} at a batch of {batch:.0f}, "
+            f"SLO {_duration(slo_s)}"
+        )
+    return (
+        f"{name} latency of {_duration(expected_s)} at a batch of {batch:.0f}: SLO "
+        f"{_duration(slo_s)} cannot be kept, so {LEAST_SHARE:.0%} of what the "
+        "replica could serve without it counts"
+    )
 
 
 def _duration(seconds: float) -> str:

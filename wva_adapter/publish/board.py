@@ -10,9 +10,8 @@ from wva_adapter.core.answer import Answer, Item, Items, Matcher, NoPlan, NotFou
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Snapshot, VariantState
-from wva_adapter.publish.explain import Case, Explanation
+from wva_adapter.publish.explain import Case, Explanation, Refusals
 from wva_adapter.publish.metrics import (
     METRICS,
     PLAIN,
@@ -35,7 +34,6 @@ class Board:
         max_age_s: A plan older than this is served to nobody.
         clock: Unix time.
         controller_instance: Label of the same name on everything.
-        policy: What tells a seen replica from an unseen one where decisions are explained.
 
     Attributes:
         metrics: The names of what is served, in the order of ``/metrics``.
@@ -51,18 +49,17 @@ class Board:
         clock: Callable[[], float],
         *,
         controller_instance: str = "default",
-        policy: Policy | None = None,
     ) -> None:
         self._max_age_s = max_age_s
         self._clock = clock
         self._instance = controller_instance
-        self._policy = policy or Policy()
         self._plan: Plan | None = None
         self._states: Mapping[VariantKey, VariantState] = {}
         self._labels: Mapping[VariantKey, Mapping[str, str]] = {}
         self._namespaces: Mapping[str, Sequence[VariantKey]] = {}
         self._loads: Mapping[VariantKey, ModelLoad] = {}
         self._published: Mapping[VariantKey, Published] = {}
+        self._refused: Refusals = Refusals()
         self._version = 0
 
     @property
@@ -70,8 +67,13 @@ class Board:
         """Changes whenever an answer may have changed other than by its age."""
         return self._version
 
-    def post(self, plan: Plan, snapshot: Snapshot) -> None:
-        """Serve this plan, made from this snapshot, in place of the one before."""
+    def post(self, plan: Plan, snapshot: Snapshot, refused: Refusals | None = None) -> None:
+        """Serve this plan, made from this snapshot, in place of the one before.
+
+        Args:
+            refused: What of the configuration was wrong, so that an earlier one held.
+        """
+        self._refused = refused or Refusals()
         loads = {key: load for load in plan.loads for key in load.capacity}
         states = {state.variant.key: state for state in snapshot.variants}
         labels = {key: self._label(state.variant) for key, state in states.items()}
@@ -92,8 +94,12 @@ class Board:
 
     @property
     def max_age_s(self) -> float:
-        """A plan older than this is served to nobody."""
+        """A plan older than this is served to nobody; a change holds from the next plan on."""
         return self._max_age_s
+
+    @max_age_s.setter
+    def max_age_s(self, seconds: float) -> None:
+        self._max_age_s = seconds
 
     def now_s(self) -> float:
         """Return the Unix time by which plans age."""
@@ -183,22 +189,31 @@ class Board:
         return Items((item,))
 
     def explain(
-        self, namespace: str | None = None, name: str | None = None
+        self,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        why_not: int | None = None,
     ) -> Explanation | NotFound | NoPlan:
         """Return how the last plan came to its counts: of one variant, or of all.
 
         A plan that is too old to be served is explained all the same, and the explanation says so.
+
+        Args:
+            why_not: A count of the one variant that is to be compared with the decided one.
         """
         if self._plan is None:
             return NoPlan(_NO_PLAN_YET)
         if namespace is None or name is None:
-            return Explanation(tuple(self._case(self._plan, key) for key in sorted(self._states)))
+            cases = tuple(self._case(self._plan, key) for key in sorted(self._states))
+            return Explanation(cases, refused=self._refused.whole)
         key = VariantKey(namespace, name)
         if key not in self._states:
             return NotFound(self._no_such_variant(key))
-        return Explanation((self._case(self._plan, key),), single=True)
+        case = self._case(self._plan, key, why_not)
+        return Explanation((case,), single=True, refused=self._refused.whole)
 
-    def _case(self, plan: Plan, key: VariantKey) -> Case:
+    def _case(self, plan: Plan, key: VariantKey, other_count: int | None = None) -> Case:
         return Case(
             state=self._states[key],
             decision=plan.decisions.get(key),
@@ -206,7 +221,9 @@ class Board:
             at_s=plan.at_s,
             plan_age_s=self._clock() - plan.at_s,
             problem=self._invalid(key) or self._withheld(key),
-            policy=self._policy,
+            plan=plan,
+            refused=self._refused.of_variant.get(key, ()),
+            other_count=other_count,
         )
 
     def _invalid(self, key: VariantKey) -> str | None:
@@ -249,7 +266,7 @@ class Board:
         elif there:
             place = f" in namespace {namespace}"
         else:
-            return self._empty_namespace(namespace)
+            return _empty_namespace(namespace)
         labels = [self._labels[key] for key in there]
         for requirement in matches.requirements:
             if not any(requirement(one) for one in labels):
@@ -268,17 +285,17 @@ class Board:
     def _no_such_variant(self, key: VariantKey) -> str:
         there = self._namespaces.get(key.namespace, ())
         if not there:
-            return f"no variant {key}: {self._empty_namespace(key.namespace)}"
+            return f"no variant {key}: {_empty_namespace(key.namespace)}"
         names = _named([other.name for other in there])
         return f"no variant {key}; namespace {key.namespace} has: {names}"
 
-    def _empty_namespace(self, namespace: str) -> str:
-        elsewhere = (
-            f"those with variants are: {_named(list(self._namespaces))}"
-            if self._namespaces
-            else "no namespace has any"
-        )
-        return f"namespace {namespace} has no variants; {elsewhere}"
+
+def _empty_namespace(namespace: str) -> str:
+    # Whoever may read one namespace need not learn which others there are.
+    return (
+        f"namespace {namespace} has no variants: none of its HPAs and ScaledObjects is annotated, "
+        "and the static file names none there"
+    )
 
 
 def _named(names: Sequence[str]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
@@ -28,6 +28,7 @@ from wva_adapter.serve.wire import (
     NO_SUCH_METHOD,
     NO_SUCH_RESOURCE,
     Document,
+    Refusal,
     Status,
     bad_request,
     encode,
@@ -36,6 +37,8 @@ from wva_adapter.serve.wire import (
 
 # The version that Prometheus reads without being asked to negotiate.
 _EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
+# More replicas than anybody has; a longer number is a mistake.
+_MOST_DIGITS: Final = 6
 # Below these, programs ask and read a Status; elsewhere, a person may want to see what there is.
 _STATUS_BELOW: Final = ("/apis/", "/openapi/", "/v1/", "/explain/")
 
@@ -62,9 +65,17 @@ class Decisions(Protocol):
         ...
 
     def explain(
-        self, namespace: str | None = None, name: str | None = None
+        self,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        why_not: int | None = None,
     ) -> Explanation | NotFound | NoPlan:
-        """Return the trail of one variant, or of all where none is named."""
+        """Return the trail of one variant, or of all where none is named.
+
+        Args:
+            why_not: A count of the one variant that is to be compared with the decided one.
+        """
         ...
 
 
@@ -187,8 +198,20 @@ def _decisions_router(decisions: Decisions) -> APIRouter:
         return respond_json(request, document)
 
     @router.get("/explain/{namespace}/{name}", summary="Trail of one variant", responses=refusals)
-    async def explain(request: Request, namespace: str, name: str) -> Response:
-        return _explained(request, decisions.explain(namespace, name))
+    async def explain(
+        request: Request,
+        namespace: str,
+        name: str,
+        why_not: Annotated[
+            str | None, Query(description="A count that was not decided: what speaks against it.")
+        ] = None,
+    ) -> Response:
+        if why_not is None:
+            return _explained(request, decisions.explain(namespace, name))
+        if not (why_not.isascii() and why_not.isdecimal() and len(why_not) <= _MOST_DIGITS):
+            found = f"why_not: found {why_not[:40]!r}"
+            return _refused(request, bad_request(f"{found}, want a whole number of at least 0"))
+        return _explained(request, decisions.explain(namespace, name, why_not=int(why_not)))
 
     @router.get("/explain", summary="Trails of all variants", responses=refusals)
     async def explain_all(request: Request) -> Response:
@@ -199,13 +222,16 @@ def _decisions_router(decisions: Decisions) -> APIRouter:
 
 def _explained(request: Request, answer: Explanation | NotFound | NoPlan) -> Response:
     if isinstance(answer, NotFound | NoPlan):
-        refusal = refusal_of(answer)
-        if _reads_text(request):
-            return PlainTextResponse(f"{refusal.message}\n", refusal.code)
-        return respond_json(request, refusal)
+        return _refused(request, refusal_of(answer))
     if _reads_text(request):
         return PlainTextResponse(answer.text)
     return respond_json(request, answer.document)
+
+
+def _refused(request: Request, refusal: Refusal) -> Response:
+    if _reads_text(request):
+        return PlainTextResponse(f"{refusal.message}\n", refusal.code)
+    return respond_json(request, refusal)
 
 
 def _reads_text(request: Request) -> bool:

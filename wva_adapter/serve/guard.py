@@ -22,7 +22,8 @@ from wva_adapter.serve.authentication import Authenticator
 from wva_adapter.serve.authorization import Authorizer, impersonation_refused
 from wva_adapter.serve.discovery import VERSION_PATH
 from wva_adapter.serve.identity import Headers, Peer, User
-from wva_adapter.serve.negotiation import refuse
+from wva_adapter.serve.negotiation import Reply, refuse
+from wva_adapter.serve.repeat import Again
 from wva_adapter.serve.reviews import PathAccess, ResourceAccess
 from wva_adapter.serve.trust import Trust
 from wva_adapter.serve.wire import Refusal
@@ -104,6 +105,7 @@ class Guard:
                 state = scope.setdefault("state", {})
                 state["user"], state["passed"] = passed.user, passed
                 await self._app(scope, receive, send)
+                self._say_again(scope)
                 return
         names, prefixes = self._authenticator.names, (*self._authenticator.prefixes, _IMPERSONATE)
         said: list[tuple[bytes, bytes]] = []
@@ -133,6 +135,22 @@ class Guard:
         if key is not None:
             self._remember(key, peer, said, scope, user, wanted)
         await self._app(scope, receive, send)
+        self._say_again(scope)
+
+    def _say_again(self, scope: Scope) -> None:
+        """Let an answer be given again for as long as the caller would be let through again."""
+        state = scope["state"]
+        again: Again | None = state.pop("again", None)
+        passed: Passed | None = state.get("passed")
+        if again is None or passed is None:
+            return
+        answer, through = again, passed
+
+        def while_it_holds() -> Reply | None:
+            holds = through.holds(scope, self._authenticator.trust, self._clock())
+            return answer() if holds else None
+
+        state["again"] = while_it_holds
 
     @staticmethod
     def _key(scope: Scope) -> Hashable:

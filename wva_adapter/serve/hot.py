@@ -211,6 +211,7 @@ class HotPath:
                 kept = None if passed is None or passed.kept is None else passed.kept()
                 if kept is not None and self._reads.is_fresh(kept):
                     await kept.reply(scope, receive, send)
+                    self._say_again(scope, kept)
                     return
                 if _body_bytes(scope) > MOST_BODY_BYTES:
                     await reply(Caller.of(scope), TOO_LARGE)(scope, receive, send)
@@ -225,8 +226,19 @@ class HotPath:
                         # Only weakly, so that the read path alone decides how much is kept.
                         passed.kept = weakref.ref(kept)
                     await answer(scope, receive, send)
+                    if kept is not None:
+                        self._say_again(scope, kept)
                     return
         await self._app(scope, receive, send)
+
+    def _say_again(self, scope: Scope, kept: Kept) -> None:
+        found = weakref.ref(kept)
+
+        def again() -> Reply | None:
+            kept = found()
+            return kept.reply if kept is not None and self._reads.is_fresh(kept) else None
+
+        scope.setdefault("state", {})["again"] = again
 
 
 def _body_bytes(scope: Scope) -> int:

@@ -71,10 +71,16 @@ class AdapterScaler:
             return {}
         return {view.name: self._sync(now_s, view) for view in fleet}
 
+    def why(self, variant: str) -> str:
+        """Return the steps of the decision that changed the count, in words."""
+        decision = self.last.decisions.get(VariantKey(NAMESPACE, variant))
+        steps = () if decision is None else decision.trail
+        return "; ".join(f"{s.rule}: {s.why}" for s in steps if s.before != s.after)
+
     def _snapshot(self, now_s: float, fleet: Sequence[VariantView]) -> Snapshot:
         observatory = self._observatory
         gateways: tuple[GatewayState, ...] = ()
-        if self._gateway_tells:
+        if self._gateway_tells and "gateway" not in observatory.blind:
             gateways = (
                 GatewayState(
                     namespace=NAMESPACE,
@@ -88,24 +94,30 @@ class AdapterScaler:
 
     def _state(self, view: VariantView) -> VariantState:
         pages = self._observatory.pages
-        replicas = tuple(
-            ReplicaState(
-                name=pod.name,
-                phase=pod.phase,
-                created_at_s=pod.created_at_s,
-                ready_at_s=pod.ready_at_s,
-                sample=pages.get(pod.name) if pod.phase is Phase.READY else None,
-                problem="not scraped yet"
-                if pod.phase is Phase.READY and pod.name not in pages
-                else None,
+        replicas = []
+        for pod in view.pods:
+            ready = pod.phase is Phase.READY
+            problem = None
+            observatory = self._observatory
+            if ready and ("engines" in observatory.blind or pod.name in observatory.lost):
+                problem = "timed out"
+            elif ready and pod.name not in pages:
+                problem = "not scraped yet"
+            replicas.append(
+                ReplicaState(
+                    name=pod.name,
+                    phase=pod.phase,
+                    created_at_s=pod.created_at_s,
+                    ready_at_s=pod.ready_at_s,
+                    sample=pages.get(pod.name) if ready else None,
+                    problem=problem,
+                )
             )
-            for pod in view.pods
-        )
         return VariantState(
             variant=self._variants[view.name],
             spec_replicas=view.spec_replicas,
             status_replicas=view.status_replicas,
-            replicas=replicas,
+            replicas=tuple(replicas),
         )
 
     def _sync(self, now_s: float, view: VariantView) -> int:

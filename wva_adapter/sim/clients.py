@@ -31,6 +31,10 @@ class Fate(IntEnum):
     TOO_LONG = 6
 
 
+RETRIED = (Fate.KILLED, Fate.SHED, Fate.NO_ENDPOINT)
+"""What a client may try again; one whose patience is over does not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Requests as they come, in order of time.
@@ -63,16 +67,18 @@ class Call(Request):
 
     Attributes:
         index: Its place among all requests.
-        sent_s: When its client sent it.
+        sent_s: When its client sent it for the first time.
         deadline_s: When its client gives up.
         fate: What became of it.
         pod: Where it is; ``None`` while it is nowhere.
+        attempts: How often it was sent before.
     """
 
     index: int = -1
     sent_s: float = 0.0
     deadline_s: float = 0.0
     fate: Fate = Fate.PRESENT
+    attempts: int = 0
     pod: Pod | None = None
 
 

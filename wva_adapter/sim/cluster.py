@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class Pod:
 
     Attributes:
         name: Unique over the run.
+        ordinal: How many of its variant were created before it.
         created_s: From when it is billed.
         told_created_s: When it was created, as its API object tells.
         ready_at_s: From when it serves; infinite before.
@@ -62,6 +63,8 @@ class Pod:
         in_flight: Requests that the gateway sent there and that have not ended.
         unprefilled_tokens: Prompt tokens of those of them without a first token.
         removal: Rank among equals when pods are removed at random.
+        scheduled: Whether a node has room for it; a pod without one is not billed.
+        startup_s: From a node to Ready.
     """
 
     __slots__ = (
@@ -71,18 +74,22 @@ class Pod:
         "group",
         "in_flight",
         "name",
+        "ordinal",
         "phase",
         "ready_at_s",
         "removal",
         "replica",
+        "scheduled",
         "slot",
+        "startup_s",
         "told_created_s",
         "unprefilled_tokens",
     )
 
-    def __init__(self, group: Group, name: str, created_s: float, removal: float) -> None:
+    def __init__(self, group: Group, ordinal: int, created_s: float, removal: float) -> None:
         self.group = group
-        self.name = name
+        self.ordinal = ordinal
+        self.name = f"{group.deployed.name}-{ordinal}"
         self.created_s = created_s
         self.told_created_s = created_s
         self.ready_at_s = math.inf
@@ -94,6 +101,16 @@ class Pod:
         self.in_flight = 0
         self.unprefilled_tokens = 0
         self.removal = removal
+        self.scheduled = True
+        self.startup_s = 0.0
+
+
+class Change(NamedTuple):
+    """A count that was asked for, and why as far as the law tells."""
+
+    at_s: float
+    replicas: int
+    why: str = ""
 
 
 class Group:
@@ -104,7 +121,8 @@ class Group:
         spec_replicas: The count that was asked for last.
         pods: Those that exist, oldest first.
         gone: Those that existed.
-        changes: Counts that were asked for: when, and how many.
+        changes: Counts that were asked for.
+        room: Most pods that nodes have room for; ``None`` for as many as are asked for.
         sent: Requests that its pods got.
         ttfts_s: Times to first token since the last scrape.
         itls_s: Mean inter-token times of what finished since the last scrape.
@@ -122,7 +140,8 @@ class Group:
         self.spec_replicas = 0
         self.pods: list[Pod] = []
         self.gone: list[Pod] = []
-        self.changes: list[tuple[float, int]] = []
+        self.changes: list[Change] = []
+        self.room: int | None = None
         self.sent = 0
         self.ttfts_s: list[float] = []
         self.itls_s: list[float] = []
@@ -131,20 +150,21 @@ class Group:
         self._drawn: list[tuple[float, float]] = []
         self._created = 0
 
-    def create(self, at_s: float) -> tuple[Pod, float]:
-        """Return a new pod and how long it takes to start.
+    def create(self, at_s: float) -> Pod:
+        """Return a new pod.
 
-        Both come from the pod's ordinal alone, so the n-th pod of a variant starts as fast
+        How long it takes to start, and its rank, come from the pod's ordinal alone, so the n-th pod of a variant starts as fast
         whichever law asks for it, and whenever.
         """
         while self._created >= len(self._drawn):
             drawn = self._generator.random((_DRAWN_AT_ONCE, 2))
             self._drawn.extend((float(a), float(b)) for a, b in drawn)
         spread, removal = self._drawn[self._created]
-        pod = Pod(self, f"{self.deployed.name}-{self._created}", at_s, removal)
+        pod = Pod(self, self._created, at_s, removal)
         self._created += 1
         self.pods.append(pod)
-        return pod, self.deployed.startup_s * (1 + STARTUP_SPREAD * (2 * spread - 1))
+        pod.startup_s = self.deployed.startup_s * (1 + STARTUP_SPREAD * (2 * spread - 1))
+        return pod
 
     def view(self) -> VariantView:
         """Return what the API server tells of it."""
@@ -155,6 +175,7 @@ class Group:
                 pod.phase,
                 pod.told_created_s,
                 pod.ready_at_s if pod.phase is not Phase.STARTING else None,
+                pod.scheduled,
             )
             for pod in self.pods
         ]
@@ -203,33 +224,64 @@ class Cluster:
         """Let the replicas that are there from the beginning be ready."""
         for group in self.groups:
             group.spec_replicas = group.deployed.start_replicas
-            group.changes.append((0.0, group.spec_replicas))
+            group.changes.append(Change(0.0, group.spec_replicas))
             for _ in range(group.spec_replicas):
-                pod, startup_s = group.create(0.0)
+                pod = group.create(0.0)
                 self._ready(pod, 0.0)
                 # They are billed from the beginning, and have served for longer.
                 pod.ready_at_s = -SERVED_BEFORE_S
-                pod.told_created_s = pod.ready_at_s - startup_s
+                pod.told_created_s = pod.ready_at_s - pod.startup_s
 
-    def set_count(self, group: Group, count: int, at_s: float) -> None:
+    def set_count(self, group: Group, count: int, at_s: float, why: str = "") -> None:
         """Ask for so many pods of a variant; its bounds are kept."""
         deployed = group.deployed
         count = min(max(count, deployed.min_replicas), deployed.max_replicas)
         if count == group.spec_replicas:
             return
         group.spec_replicas = count
-        group.changes.append((at_s, count))
+        group.changes.append(Change(at_s, count, why))
         self._reconcile(group, at_s)
 
     def _reconcile(self, group: Group, at_s: float) -> None:
         kept = [pod for pod in group.pods if pod.phase is not Phase.TERMINATING]
         for _ in range(group.spec_replicas - len(kept)):
-            pod, startup_s = group.create(at_s)
-            self._agenda.push(at_s + startup_s, self._ready, pod, PODS)
+            pod = group.create(at_s)
+            pod.scheduled = False
+        self._schedule(group, at_s)
         excess = len(kept) - group.spec_replicas
         if excess > 0:
             for pod in sorted(kept, key=self._removal_key)[:excess]:
                 self._remove(pod, at_s)
+
+    def _schedule(self, group: Group, at_s: float) -> None:
+        """Give pods to nodes, the oldest first, as far as there is room."""
+        placed = sum(pod.scheduled for pod in group.pods)
+        for pod in group.pods:
+            if pod.scheduled or pod.phase is not Phase.STARTING:
+                continue
+            if group.room is not None and placed >= group.room:
+                break
+            placed += 1
+            pod.scheduled = True
+            self._agenda.push(at_s + pod.startup_s, self._ready, pod, PODS)
+
+    def lose(self, group: Group, count: int, at_s: float, *, back_s: float) -> None:
+        """Let the oldest ``count`` ready pods be gone with their nodes, which come back later.
+
+        What they had is lost. New ones take their place at once, and wait for a node.
+        """
+        lost = group.serving()[:count]
+        group.room = None if back_s <= 0 else len(group.pods) - len(lost)
+        for pod in lost:
+            pod.phase = Phase.TERMINATING
+            self._kill(pod, at_s)
+        self._reconcile(group, at_s)
+        if group.room is not None:
+            self._agenda.push(at_s + back_s, self._back, group, PODS)
+
+    def _back(self, group: Group, at_s: float) -> None:
+        group.room = None
+        self._schedule(group, at_s)
 
     def _removal_key(self, pod: Pod) -> tuple[bool, float, float]:
         """Return what sorts first what goes first."""

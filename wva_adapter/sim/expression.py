@@ -26,9 +26,20 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, Protocol
+from typing import NoReturn
 
-Scope = Literal["model", "variant"]
+from wva_adapter.sim.evaluate import (
+    Evaluate,
+    Readings,
+    Scope,
+    applied,
+    chosen,
+    clamped,
+    combined,
+    defaulted,
+    extreme,
+    joined,
+)
 
 STEP_S = 5.0
 """Seconds between the moments at which an expression in a window is computed."""
@@ -65,22 +76,6 @@ _ROUNDING: Mapping[str, Callable[[float], float]] = {
 _FUNCTIONS = (*_WINDOWS, *_ROUNDING, "clamp", "default")
 
 
-class Readings(Protocol):
-    """What an expression is computed from."""
-
-    def value(self, series: str, scope: Scope, ago_s: float) -> float | None:
-        """Return a series as it was seen ``ago_s`` seconds ago; ``None`` where it was not."""
-        ...
-
-    def window(self, series: str, scope: Scope, span_s: float) -> Sequence[float]:
-        """Return its samples of the last ``span_s`` seconds, oldest first."""
-        ...
-
-    def name(self, name: str) -> float | None:
-        """Return what is no series: the fleet's counts, constants, what the law defines."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Known:
     """The names that an expression may use.
@@ -96,9 +91,6 @@ class Known:
     names: Collection[str] = ()
     constants: Collection[str] = ()
     scope: Scope = "model"
-
-
-Evaluate = Callable[[Readings, float], "float | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +160,18 @@ class _Parser:
             case ast.Attribute(value=ast.Name(id="model" | "variant" as scope), attr=name):
                 return self._named(node, name, scope)
             case ast.UnaryOp(op=ast.USub(), operand=inner):
-                return _applied(self.compile(inner), operator.neg)
+                return applied(self.compile(inner), operator.neg)
             case ast.UnaryOp(op=ast.Not(), operand=inner):
-                return _applied(self.compile(inner), lambda value: float(not value))
+                return applied(self.compile(inner), lambda value: float(not value))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                return _combined(self.compile(left), self.compile(right), _BINARY[type(op)])
+                return combined(self.compile(left), self.compile(right), _BINARY[type(op)])
             case ast.BoolOp(op=op, values=values):
                 both = all if isinstance(op, ast.And) else any
-                return _joined([self.compile(value) for value in values], both)
+                return joined([self.compile(value) for value in values], both)
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISON:
-                return _combined(self.compile(left), self.compile(right), _COMPARISON[type(op)])
+                return combined(self.compile(left), self.compile(right), _COMPARISON[type(op)])
             case ast.IfExp(test=test, body=body, orelse=orelse):
-                return _chosen(self.compile(test), self.compile(body), self.compile(orelse))
+                return chosen(self.compile(test), self.compile(body), self.compile(orelse))
             case ast.Call(func=ast.Name(id=function), args=args, keywords=[]):
                 return self._call(node, function, args)
         self._refuse(node, f"{ast.unparse(node)!r} is not part of this language")
@@ -219,13 +211,13 @@ class _Parser:
             self._refuse(node, "avg takes a series and a duration, such as avg(kv_usage, 45s)")
         values = [self.compile(arg) for arg in args]
         if function in _ROUNDING and len(values) == 1:
-            return _applied(values[0], _ROUNDING[function])
+            return applied(values[0], _ROUNDING[function])
         if function in ("max", "min") and values:
-            return _extreme(values, max if function == "max" else min)
+            return extreme(values, max if function == "max" else min)
         if function == "clamp" and len(values) == 3:
-            return _clamped(*values)
+            return clamped(*values)
         if function == "default" and len(values) == 2:
-            return _defaulted(*values)
+            return defaulted(*values)
         self._refuse(node, f"{function} got {len(values)} arguments")
 
     def _window(self, node: ast.expr, function: str, inner: ast.expr, span_s: float) -> Evaluate:
@@ -275,72 +267,3 @@ class _Parser:
     def _refuse(self, node: ast.expr, problem: str) -> NoReturn:
         position = self._offset + node.col_offset + 1
         raise ValueError(f"position {position}: {problem}")
-
-
-def _applied(inner: Evaluate, function: Callable[[float], float]) -> Evaluate:
-    def evaluate(readings: Readings, ago_s: float) -> float | None:
-        value = inner(readings, ago_s)
-        return None if value is None else float(function(value))
-
-    return evaluate
-
-
-def _combined(
-    left: Evaluate, right: Evaluate, function: Callable[[float, float], float]
-) -> Evaluate:
-    def evaluate(readings: Readings, ago_s: float) -> float | None:
-        one, other = left(readings, ago_s), right(readings, ago_s)
-        if one is None or other is None:
-            return None
-        try:
-            return float(function(one, other))
-        except (ZeroDivisionError, OverflowError):
-            return None
-
-    return evaluate
-
-
-def _joined(values: Sequence[Evaluate], both: Callable[[list[float]], bool]) -> Evaluate:
-    def evaluate(readings: Readings, ago_s: float) -> float | None:
-        found = [value(readings, ago_s) for value in values]
-        there = [value for value in found if value is not None]
-        return float(both(there)) if len(there) == len(found) else None
-
-    return evaluate
-
-
-def _chosen(test: Evaluate, body: Evaluate, orelse: Evaluate) -> Evaluate:
-    def evaluate(readings: Readings, ago_s: float) -> float | None:
-        answer = test(readings, ago_s)
-        if answer is None:
-            return None
-        return body(readings, ago_s) if answer else orelse(readings, ago_s)
-
-    return evaluate
-
-
-def _extreme(values: Sequence[Evaluate], function: Callable[[list[float]], float]) -> Evaluate:
-    def evaluate(readings: Readings, ago_s: float) -> float | None:
-        found = [value(readings, ago_s) for value in values]
-        there = [value for value in found if value is not None]
-        return function(there) if there else None
-
-    return evaluate
-
-
-def _clamped(inner: Evaluate, low: Evaluate, high: Evaluate) -> Evaluate:
-    def evaluate(readings: Readings, ago_s: float) -> float | None:
-        value, least, most = (part(readings, ago_s) for part in (inner, low, high))
-        if value is None or least is None or most is None:
-            return None
-        return max(least, min(value, most))
-
-    return evaluate
-
-
-def _defaulted(inner: Evaluate, instead: Evaluate) -> Evaluate:
-    def evaluate(readings: Readings, ago_s: float) -> float | None:
-        value = inner(readings, ago_s)
-        return instead(readings, ago_s) if value is None else value
-
-    return evaluate

@@ -16,6 +16,7 @@ from wva_adapter.sim.replica import Replica
 from wva_adapter.sim.request import Request
 from wva_adapter.sim.scaler import Metrics, VariantView
 from wva_adapter.sim.scenarios import Scenario
+from wva_adapter.sim.world import CAPACITY
 
 STATIC_SHARE = 0.85
 """How full a fleet that is sized for the peak is at the peak."""
@@ -127,14 +128,15 @@ class Capacity:
 
 def measure(scenario: Scenario, traffic: Traffic, seed: int) -> Capacity:
     """Return what each variant of a scenario can do with its own requests."""
+    # The same gaps between arrivals for each, so that the ratio of two variants is theirs.
     rates = [
         sustained_rate(
             deployed,
             traffic,
             scenario.slo,
-            np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1 << 16, index]))),
+            np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, CAPACITY]))),
         )
-        for index, deployed in enumerate(scenario.fleet)
+        for deployed in scenario.fleet
     ]
     return Capacity(scenario.fleet, tuple(rates))
 

@@ -17,7 +17,8 @@ from wva_adapter.core.hpa import External, HpaPod, Metric, Scale
 from wva_adapter.core.hpa_pods import PodsAverage, UsageSample, Utilization
 from wva_adapter.core.hpa_sync import SYNC_S, Behavior, Bounds, HpaState, sync
 from wva_adapter.core.snapshot import Phase
-from wva_adapter.sim.expression import Expression, Scope
+from wva_adapter.sim.evaluate import Scope
+from wva_adapter.sim.expression import Expression
 from wva_adapter.sim.scaler import Metrics, PodView, Scaler, VariantView
 
 Target = Literal["AverageValue", "Value", "Pods", "Utilization"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,12 @@ _GAUGES = (
     "saturation",
     "kv_load_max",
 )
+_SOURCES = {
+    "gateway": ("in_flight", "queue", "in_flight_prompt_tokens", "arrivals_per_s", "kv_load_max"),
+    "engines": ("running", "waiting", "kv_tokens", "kv_capacity_tokens", "kv_usage", "saturation"),
+}
+"""What each source tells; pods and their use of CPU and GPU are always known."""
+
 _COLUMN = {name: column for column, name in enumerate(_GAUGES)}
 
 
@@ -90,6 +96,8 @@ class Observatory:
     Attributes:
         pages: Each serving replica's last page, by pod name.
         pages_wanted: Whether anybody reads pages.
+        blind: What could not be scraped the last time.
+        lost: Names of pods whose page could not be read the last time.
     """
 
     def __init__(self, groups: Sequence[Group], gateway: Gateway) -> None:
@@ -103,6 +111,8 @@ class Observatory:
         self._busy: dict[str, deque[float]] = {}
         self.pages: Mapping[str, ReplicaSample] = {}
         self.pages_wanted = False
+        self.blind: Collection[str] = ()
+        self.lost: Collection[str] = ()
 
     @property
     def arrivals_total(self) -> int:
@@ -138,8 +148,22 @@ class Observatory:
             raise KeyError(f"series {series!r}, want one of: {', '.join(SERIES)}")
         return self._tracks[variant]
 
-    def scrape(self, at_s: float) -> None:
-        """Take a sample of everything; the engines must be up to date."""
+    def scrape(
+        self,
+        at_s: float,
+        blind: Collection[str] = (),
+        lost_share: float = 0.0,
+        chances: np.random.Generator | None = None,
+    ) -> None:
+        """Take a sample of everything; the engines must be up to date.
+
+        Args:
+            at_s: Model seconds now.
+            blind: What cannot be scraped: ``gateway``, ``engines``.
+            lost_share: Share of the pages that cannot be read.
+            chances: Of which; the n-th number is the n-th pod's.
+        """
+        self.blind = blind
         every: list[Pod] = []
         ttfts, itls = [], []
         for group in self._groups:
@@ -153,14 +177,27 @@ class Observatory:
             itls.append(latencies[1])
             in_flight = sum(pod.in_flight for pod in group.pods)
             row = self._row(name, pods, in_flight, 0, group.sent)
-            self._tracks[name].add(at_s, row, latencies)
+            self._tracks[name].add(at_s, _seen(row, blind), latencies)
         in_flight = sum(pod.in_flight for group in self._groups for pod in group.pods)
         gateway = self._gateway
         row = self._row(None, every, in_flight, gateway.queued, gateway.arrivals_total)
-        self._tracks[None].add(at_s, row, (np.concatenate(ttfts), np.concatenate(itls)))
+        everything = (np.concatenate(ttfts), np.concatenate(itls))
+        self._tracks[None].add(at_s, _seen(row, blind), everything)
         self._remember_busy(every)
-        if self.pages_wanted:
-            self.pages = {pod.name: _page(pod, at_s, self.pages.get(pod.name)) for pod in every}
+        if self.pages_wanted and "engines" not in blind:
+            lost: Collection[str] = ()
+            if chances is not None and every:
+                drawn = chances.random(max(pod.ordinal for pod in every) + 1)
+                lost = {pod.name for pod in every if drawn[pod.ordinal] < lost_share}
+            self.lost = lost
+            pages = {}
+            for pod in every:
+                before = self.pages.get(pod.name)
+                if pod.name not in lost:
+                    pages[pod.name] = _page(pod, at_s, before)
+                elif before is not None:
+                    pages[pod.name] = before
+            self.pages = pages
 
     def _row(
         self, name: str | None, pods: Sequence[Pod], in_flight: int, queued: int, arrivals: int
@@ -202,6 +239,14 @@ class Observatory:
         }
         for pod in pods:
             self._busy[pod.name].append(_busy_s(pod))
+
+
+def _seen(row: tuple[float | None, ...], blind: Collection[str]) -> tuple[float | None, ...]:
+    """Return the gauges without those whose source cannot be scraped."""
+    if not blind:
+        return row
+    lost = {name for what in blind for name in _SOURCES[what]}
+    return tuple(None if name in lost else value for name, value in zip(_GAUGES, row, strict=True))
 
 
 def _busy_s(pod: Pod) -> float:

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wva_adapter.sim.clients import Fate, Fates, Traffic
-from wva_adapter.sim.cluster import Group, Pod
+from wva_adapter.sim.cluster import Change, Group, Pod
 from wva_adapter.sim.request import Counters
 
 _JOULES_PER_KWH = 3.6e6
@@ -66,6 +67,7 @@ class Outcome:
             infinite.
         usd: What pods cost from creation to end, within the horizon.
         mean_replicas: Replicas that existed, on average.
+        mean_ready: Replicas that served, on average.
         turns_per_h: Changes of direction of the counts asked for, per hour.
         digest: Hash of what became of every request, and when.
         variants: Names, in the order that timelines have.
@@ -81,10 +83,11 @@ class Outcome:
     kwh: float
     replica_hours: float
     mean_replicas: float
+    mean_ready: float
     turns_per_h: float
     digest: str
     variants: tuple[str, ...]
-    changes: Mapping[str, tuple[tuple[float, int], ...]]
+    changes: Mapping[str, tuple[Change, ...]]
     timeline: tuple[Moment, ...]
 
     @property
@@ -113,6 +116,8 @@ def bill(group: Group, until_s: float) -> Bill:
     deployed = group.deployed
     seconds = joules = 0.0
     for pod in (*group.gone, *group.pods):
+        if not pod.scheduled:
+            continue
         life_s = max(0.0, min(pod.ended_s, until_s) - pod.created_s)
         seconds += life_s
         joules += deployed.hardware.idle_w * life_s
@@ -151,7 +156,8 @@ def summarise(
     slo: Slo,
 ) -> Outcome:
     """Return what a run came to."""
-    counted = traffic.arrived_s <= horizon_s
+    # Who had to wait for others of its client and was never sent asked for nothing.
+    counted = (traffic.arrived_s <= horizon_s) & ~np.isnan(fates.sent_s)
     good = in_slo(fates, traffic.output_tokens, slo) & counted
     kinds = fates.fates[counted]
     ttft_s = (fates.first_token_s - fates.sent_s)[counted]
@@ -170,6 +176,7 @@ def summarise(
         kwh=sum(b.joules for b in bills) / _JOULES_PER_KWH,
         replica_hours=replica_s / 3600,
         mean_replicas=replica_s / horizon_s,
+        mean_ready=fmean(sum(moment.ready) for moment in timeline),
         turns_per_h=sum(_turns(group) for group in groups) * 3600 / horizon_s,
         digest=digest(fates),
         variants=tuple(group.deployed.name for group in groups),
@@ -194,6 +201,6 @@ def _percentile(values: NDArray[np.float64], share: int) -> float:
 
 def _turns(group: Group) -> int:
     """Return how often the count asked for went the other way than the time before."""
-    counts = [count for _, count in group.changes]
+    counts = [change.replicas for change in group.changes]
     rises = [after > before for before, after in pairwise(counts)]
     return sum(a != b for a, b in pairwise(rises))

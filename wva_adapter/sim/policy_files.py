@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wva_adapter.core.hpa_sync import DOWN, UP, Behavior, Direction, Rate
-from wva_adapter.documents import Duration, Section, parse_document, read_document
+from wva_adapter.documents import Duration, Section, parse_document
 from wva_adapter.errors import ConfigError
-from wva_adapter.sim.expression import Expression, Known, Scope, parse
+from wva_adapter.sim.behavior_files import BehaviorFile, to_behavior
+from wva_adapter.sim.evaluate import Scope
+from wva_adapter.sim.expression import Expression, Known, parse
 from wva_adapter.sim.laws import (
     CONSTANTS,
     FLEET,
@@ -26,32 +27,13 @@ from wva_adapter.sim.laws import (
     Target,
     Trigger,
 )
+from wva_adapter.sim.manifest_laws import manifest_law
 from wva_adapter.sim.series import SERIES
 
 Positive = Annotated[float, Field(gt=0)]
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _KEDA_COOLDOWN_S = 300.0
-
-
-class _Policy(Section):
-    type: Literal["Pods", "Percent"]
-    value: Annotated[int, Field(gt=0)]
-    periodSeconds: Annotated[int, Field(gt=0, le=1800)]
-
-
-class _Direction(Section):
-    stabilizationWindowSeconds: Annotated[int | None, Field(ge=0, le=3600)] = None
-    selectPolicy: Literal["Max", "Min", "Disabled"] = "Max"
-    policies: list[_Policy] | None = None
-    tolerance: Annotated[float | None, Field(ge=0)] = None
-
-
-class BehaviorFile(Section):
-    """The ``behavior`` of an autoscaling/v2 manifest."""
-
-    scaleUp: _Direction | None = None
-    scaleDown: _Direction | None = None
 
 
 class _Trigger(Section):
@@ -106,6 +88,8 @@ class _LawFile(Section):
 def law(name: str) -> Law:
     """Return the rival of this name, such as ``inflight-16``, or the law in the file of this path.
 
+    A file is one of this simulator's own, or a ScaledObject's or HorizontalPodAutoscaler's manifest.
+
     Raises:
         ConfigError: There is none of this name, or the file is wrong; the message says what there
             is, or which key, what was found and what was expected.
@@ -114,7 +98,12 @@ def law(name: str) -> Law:
     if name in known:
         return known[name]
     if Path(name).suffix in (".yaml", ".yml"):
-        return _law(read_document(Path(name), _LawFile), name)
+        try:
+            return parse_law(Path(name).read_text(encoding="utf-8"), name)
+        except OSError as error:
+            raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{name}: cannot be read: not UTF-8 text") from None
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     raise ConfigError(f"policy {name!r}: unknown; {hint}")
@@ -138,6 +127,9 @@ def parse_law(text: str, file: str) -> Law:
     Raises:
         ConfigError: As ``law``.
     """
+    found = manifest_law(text, file)
+    if found is not None:
+        return found
     return _law(parse_document(text, _LawFile, file), file)
 
 
@@ -238,34 +230,3 @@ class _Names:
             return parse(text, known)
         except ValueError as error:
             raise ConfigError(f"{self.file}: {path}: {error}") from None
-
-
-def to_behavior(document: BehaviorFile | None, where: str) -> Behavior | None:
-    """Return what a manifest's ``behavior`` means, with the defaults that Kubernetes fills in.
-
-    Raises:
-        ConfigError: A direction has an empty list of policies.
-    """
-    if document is None:
-        return None
-    return Behavior(
-        _direction(document.scaleUp, UP, f"{where}.scaleUp"),
-        _direction(document.scaleDown, DOWN, f"{where}.scaleDown"),
-    )
-
-
-def _direction(document: _Direction | None, default: Direction, where: str) -> Direction:
-    if document is None:
-        return default
-    rates = default.rates
-    if document.policies is not None:
-        if not document.policies:
-            raise ConfigError(f"{where}.policies: found [], want at least one")
-        rates = tuple(Rate(p.type, p.value, float(p.periodSeconds)) for p in document.policies)
-    window_s = document.stabilizationWindowSeconds
-    return Direction(
-        default.window_s if window_s is None else float(window_s),
-        rates,
-        document.selectPolicy,
-        document.tolerance,
-    )

@@ -159,7 +159,10 @@ class Replica:
 
     def next_event_s(self) -> float | None:
         """Return until when nothing starts or finishes if nothing arrives; ``None`` while idle."""
-        return self._ends_s if self._count else None
+        if not self._count:
+            return None
+        # The end of a step that is cut out of a leap may round to just before the moment of the cut.
+        return max(self._ends_s, self.now_s)
 
     def submit(self, request: Request, at_s: float) -> None:
         """Let a request arrive.

@@ -19,12 +19,15 @@ KV_FULL = 0.8
 """From so many waiting requests, or this share of the KV cache, on an endpoint is saturated."""
 
 _NO_ENDPOINT = float("inf")
+_SESSIONS = 256
+_DRAWN_AT_ONCE = 4096
 
 
 class Gateway:
     """Sends each request to one endpoint, and knows what it sent.
 
-    The load of an endpoint is the tokens of its unfinished requests by its KV-cache size. With
+    A share of the requests goes where their prefix has gone before, the others by ``routing``. The
+    load of an endpoint is the tokens of its unfinished requests by its KV-cache size. With
     ``shed`` or ``queue`` only endpoints that are not saturated get requests; while there is none,
     requests are refused, or wait here in order of arrival.
 
@@ -35,7 +38,14 @@ class Gateway:
         endpoints: Pods that take requests, saturated ones too.
     """
 
-    def __init__(self, routing: Routing, when_saturated: WhenSaturated) -> None:
+    def __init__(
+        self,
+        routing: Routing,
+        when_saturated: WhenSaturated,
+        *,
+        sticky_share: float = 0.0,
+        sessions: np.random.Generator | None = None,
+    ) -> None:
         self._routing = routing
         self.when_saturated = when_saturated
         self.queue: deque[Call] = deque()
@@ -48,6 +58,10 @@ class Gateway:
         self._choices = array("d")
         self._choice_view = np.empty(0)
         self._turn = -1
+        self._sticky_share = sticky_share
+        self._sessions = sessions
+        self._drawn: list[tuple[float, int]] = []
+        self._active: list[Pod] = []
 
     def add(self, pod: Pod) -> None:
         """Let a pod take requests."""
@@ -65,6 +79,7 @@ class Gateway:
         self._choices[slot] = 0.0
         pod.slot = slot
         self.endpoints += 1
+        self._active.append(pod)
 
     def remove(self, pod: Pod) -> None:
         """Let a pod take no more requests."""
@@ -74,15 +89,35 @@ class Gateway:
             self._free.append(pod.slot)
             pod.slot = -1
             self.endpoints -= 1
+            self._active.remove(pod)
 
-    def pick(self) -> Pod | None:
-        """Return the endpoint for the next request; ``None`` if none can take it."""
-        if not self._endpoints:
+    def pick(self, call: Call) -> Pod | None:
+        """Return the endpoint for a request; ``None`` if none can take it."""
+        if not self.endpoints:
             return None
+        if self._sticky_share:
+            pod = self._known(call)
+            if pod is not None:
+                return pod
         if self._routing == "round-robin":
             return self._next_in_turn()
         slot = int(self._choice_view.argmin())
         return self._endpoints[slot] if self._choices[slot] != _NO_ENDPOINT else None
+
+    def _known(self, call: Call) -> Pod | None:
+        """Return where a request's prefix has gone before; ``None`` if it is new, or that is full.
+
+        There are ``_SESSIONS`` prefixes. Each stays where it is while the endpoints do.
+        """
+        assert self._sessions is not None
+        while len(self._drawn) <= call.index:
+            chances = self._sessions.random((_DRAWN_AT_ONCE, 2))
+            self._drawn.extend((float(c), int(s * _SESSIONS)) for c, s in chances)
+        chance, session = self._drawn[call.index]
+        if chance >= self._sticky_share:
+            return None
+        pod = self._active[session % len(self._active)]
+        return pod if self._choices[pod.slot] != _NO_ENDPOINT else None
 
     def _next_in_turn(self) -> Pod | None:
         count = len(self._endpoints)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from wva_adapter.core.snapshot import Phase
 
@@ -95,4 +95,13 @@ class Scaler(Protocol):
         self, now_s: float, fleet: Sequence[VariantView], metrics: Metrics
     ) -> Mapping[str, int]:
         """Return the counts to set now, by variant; one that is not named stays as it is."""
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A law that can say why it sets a count."""
+
+    def why(self, variant: str) -> str:
+        """Return what led to the count that was set last, in words."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,35 @@ class Library(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Nodes that go away with the pods on them.
+
+    Attributes:
+        variant: Whose pods they carry.
+        share: How much of its ready pods is on them, rounded up.
+        back_s: So long there is room only for the pods that are left; 0 where other nodes are free.
+    """
+
+    at_s: float
+    variant: str
+    share: float
+    back_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Blindness:
+    """A while in which something cannot be scraped.
+
+    Attributes:
+        what: The gateway, or all engines.
+    """
+
+    from_s: float
+    to_s: float
+    what: Literal["gateway", "engines"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """A fleet, its clients and its gateway; times are model seconds.
@@ -50,11 +79,18 @@ class Scenario:
         grace_s: How long a pod that is removed may finish what it has.
         timeout_s: How long a client waits for its last token.
         concurrency: Most requests that clients have open at once; ``None`` for no bound.
+        retries: How often a client sends again what was shed, killed, or found no endpoint.
+        backoff_s: It waits so long before the first time, twice as long before the next, and so on,
+            each time half to all of that.
         routing: How the gateway chooses.
+        sticky_share: Share of the requests that go where their prefix has gone before.
         when_saturated: What the gateway does with endpoints that are.
         removal_order: Which ready pods go first.
         deregistration_lag_s: How long a pod that leaves still gets requests.
         gateway_tells: Whether the gateway reports arrivals and its queue.
+        losses: What goes away, and when.
+        blindness: What cannot be seen, and when.
+        lost_scrapes: Share of the engines' pages that cannot be read, by chance.
     """
 
     name: str
@@ -66,11 +102,17 @@ class Scenario:
     grace_s: float = 30.0
     timeout_s: float = 120.0
     concurrency: int | None = None
+    retries: int = 0
+    backoff_s: float = 1.0
     routing: Routing = "least-load"
+    sticky_share: float = 0.0
     when_saturated: WhenSaturated = "pass"
     removal_order: RemovalOrder = "newest"
     deregistration_lag_s: float = 0.0
     gateway_tells: bool = True
+    losses: tuple[Loss, ...] = ()
+    blindness: tuple[Blindness, ...] = ()
+    lost_scrapes: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("horizon_s", "timeout_s"):
@@ -79,8 +121,18 @@ class Scenario:
         for name in ("grace_s", "deregistration_lag_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want at least 0")
+        for name in ("sticky_share", "lost_scrapes"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want 0 to 1")
         if not self.fleet:
             raise ValueError(f"{self.name}: no variants, want at least one")
+        names = [deployed.name for deployed in self.fleet]
+        for loss in self.losses:
+            if loss.variant not in names:
+                raise ValueError(
+                    f"{self.name}: it takes nodes from variant {loss.variant!r}, "
+                    f"and the fleet has {', '.join(names)}"
+                )
 
     def with_startup_s(self, startup_s: float) -> Scenario:
         """Return the scenario with pods that start so fast."""
@@ -335,6 +387,130 @@ def _sa(library: Library) -> Scenario:
     )
 
 
+def _mix(library: Library) -> Scenario:
+    short, long = lognormal(512, 128), lognormal(8192, 256)
+
+    def half_of_each(
+        count: int, generator: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        is_long = generator.random(count) < 0.5
+        few, many = short(count, generator), long(count, generator)
+        return np.where(is_long, many[0], few[0]), np.where(is_long, many[1], few[1])
+
+    return replace(
+        _s1(library),
+        name="MIX",
+        title="two kinds of requests: half 512/128 tokens, half 8192/256",
+        draw=scheduled(_step(1, 4, 300, 1200, 1800), half_of_each),
+    )
+
+
+def _shift(library: Library) -> Scenario:
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        traffic = scheduled([(0, 10), (3600, 10)], _CHAT)(times, sizes)
+        doubled = np.where(traffic.arrived_s >= 1800, 2, 1)
+        return replace(traffic, prompt_tokens=traffic.prompt_tokens * doubled)
+
+    return replace(
+        _s1(library),
+        name="SHIFT",
+        title="prompts become twice as long at half time, at 10 requests/s",
+        horizon_s=3600,
+        draw=draw,
+    )
+
+
+def _two(library: Library) -> Scenario:
+    fleet = tuple(
+        _deployed(library, _A100, name, start_replicas=1, max_replicas=10)
+        for name in ("a100-blue", "a100-green")
+    )
+    return replace(
+        _s1b(library), name="TWO", title="the mild step, two equal variants scaled", fleet=fleet
+    )
+
+
+def _loop(library: Library) -> Scenario:
+    clients, most = 256, 100_000
+
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        return Traffic(np.zeros(most), *_CHAT(most, sizes))
+
+    return replace(
+        _s1(library),
+        name="LOOP",
+        title=f"{clients} clients, each sending when it has been answered",
+        draw=draw,
+        concurrency=clients,
+    )
+
+
+def _lead(startup_s: float) -> Callable[[Library], Scenario]:
+    return lambda library: replace(
+        _s1(library).with_startup_s(startup_s),
+        name=f"LEAD-{startup_s:g}",
+        title=f"the step of S1, pods start in {startup_s:g} s",
+    )
+
+
+def _node(library: Library) -> Scenario:
+    return replace(
+        _s6(library),
+        name="NODE",
+        title="a node is lost at the peak; another comes after 5 minutes",
+        horizon_s=3600,
+        draw=scheduled(wave(22, 18, 3600, 3600), _CHAT),
+        losses=(Loss(1800, "a100", 0.4, 300),),
+    )
+
+
+def _spot(library: Library) -> Scenario:
+    return replace(
+        _s2(library),
+        name="SPOT",
+        title="a third of the cheaper variant is reclaimed at the peak",
+        losses=(Loss(1500, "h100", 1 / 3),),
+    )
+
+
+def _zero(library: Library) -> Scenario:
+    fleet = (_deployed(library, _A100, min_replicas=0, start_replicas=0),)
+    return replace(
+        _s1(library),
+        name="ZERO",
+        title="from zero, the gateway holding requests back: 2/s from 60 s on",
+        fleet=fleet,
+        draw=scheduled([(60, 2), (1800, 2)], _CHAT),
+        timeout_s=300,
+        when_saturated="queue",
+    )
+
+
+def _blind(what: Literal["gateway", "engines"]) -> Callable[[Library], Scenario]:
+    return lambda library: replace(
+        _s6(library),
+        name=f"BLIND-{what}",
+        title=f"the {what} cannot be scraped for 10 minutes at the peak",
+        horizon_s=3600,
+        draw=scheduled(wave(22, 18, 3600, 3600), _CHAT),
+        blindness=(Blindness(1500, 2100, what),),
+    )
+
+
+def _70b(library: Library) -> Scenario:
+    fleet = (
+        _deployed(library, "llama2-70b/a100/tp4", start_replicas=1, max_replicas=8),
+        _deployed(library, "llama2-70b/h100/tp4", start_replicas=1, max_replicas=8),
+    )
+    return replace(
+        _s1b(library),
+        name="70B",
+        title="a mild step on a 70B model: 2 to 8 requests/s",
+        fleet=fleet,
+        draw=scheduled(_step(2, 8, 300, 1200, 1800), _CHAT),
+    )
+
+
 SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
     "S1": _s1,
     "S1b": _s1b,
@@ -349,6 +525,20 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
     "S5": _s5,
     "S6": _s6,
     "SA": _sa,
+    "MIX": _mix,
+    "SHIFT": _shift,
+    "BLIND-gateway": _blind("gateway"),
+    "BLIND-engines": _blind("engines"),
+    "TWO": _two,
+    "LOOP": _loop,
+    "LEAD-7": _lead(7),
+    "LEAD-96": _lead(96),
+    "LEAD-158": _lead(158),
+    "LEAD-300": _lead(300),
+    "NODE": _node,
+    "SPOT": _spot,
+    "ZERO": _zero,
+    "70B": _70b,
 }
 """Every scenario by its id."""
 

@@ -14,36 +14,42 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.table import Table
 
-_HEADINGS = ("in SLO", "tokens/s", "failed", "$", "kWh", "replicas", "turns/h", "TTFT p99")
+_HEADINGS = ("in SLO %", "tok/s", "failed %", "$", "kWh", "pods", "turns/h", "p99 s")
 
 
 def tables(done: Sequence[Done]) -> Iterator[Table]:
     """Return a table for each scenario, policies in the order in which they were asked for."""
     from rich.table import Table
 
-    for name, runs in groupby(done, key=lambda d: d.job.scenario):
+    for name, found in groupby(done, key=lambda d: d.job.scenario):
+        runs = list(found)
+        seeds = len({run.job.seed for run in runs})
         table = Table(
-            title=f"{name}", title_justify="left", title_style="bold", box=None, pad_edge=False
+            title=f"{name}, {seeds} {'seed' if seeds == 1 else 'seeds'}",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            padding=(0, 0, 0, 1),
+            pad_edge=False,
         )
-        table.add_column("policy")
-        for heading in (*_HEADINGS, "seeds"):
-            table.add_column(heading, justify="right")
-        for policy, seeds in groupby(runs, key=lambda d: d.job.policy):
-            table.add_row(policy, *_cells(list(seeds)))
+        table.add_column("policy", no_wrap=True)
+        for heading in _HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for policy, its in groupby(runs, key=lambda d: d.job.policy):
+            table.add_row(policy, *_cells(list(its)))
         yield table
 
 
 def _cells(runs: Sequence[Done]) -> Iterator[str]:
     outcomes = [run.outcome for run in runs]
-    yield f"{fmean(o.in_slo_pct for o in outcomes):.1f} %"
+    yield f"{fmean(o.in_slo_pct for o in outcomes):.1f}"
     yield f"{fmean(o.goodput_tokens_per_s for o in outcomes):.0f}"
-    yield f"{fmean(o.failed_pct for o in outcomes):.2f} %"
+    yield f"{fmean(o.failed_pct for o in outcomes):.2f}"
     yield f"{fmean(o.usd for o in outcomes):.2f}"
     yield f"{fmean(o.kwh for o in outcomes):.2f}"
     yield f"{fmean(o.mean_replicas for o in outcomes):.2f}"
     yield f"{fmean(o.turns_per_h for o in outcomes):.1f}"
-    yield f"{fmean(o.ttft_s['p99'] for o in outcomes):.1f} s"
-    yield str(len(runs))
+    yield f"{fmean(o.ttft_s['p99'] for o in outcomes):.1f}"
 
 
 @contextmanager

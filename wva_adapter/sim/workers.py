@@ -18,6 +18,7 @@ from wva_adapter.errors import ConfigError
 from wva_adapter.sim import files
 from wva_adapter.sim.clients import Traffic
 from wva_adapter.sim.contenders import contender
+from wva_adapter.sim.fleet_files import read_fleet
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.outcome import Outcome
 from wva_adapter.sim.scenarios import Scenario, as_recorded, scenario
@@ -34,9 +35,11 @@ class Changes:
 
     Attributes:
         trace: A CSV file whose arrivals replace the scenario's.
+        fleet: A YAML file whose variants do.
     """
 
     trace: Path | None = None
+    fleet: Path | None = None
     startup_s: float | None = None
     slo_ttft_s: float | None = None
     slo_itl_s: float | None = None
@@ -88,6 +91,7 @@ class Done:
             "kwh": outcome.kwh,
             "replica_hours": outcome.replica_hours,
             "mean_replicas": outcome.mean_replicas,
+            "mean_ready": outcome.mean_ready,
             "turns_per_h": outcome.turns_per_h,
             "ttft_s": {name: _number(value) for name, value in outcome.ttft_s.items()},
             "hash": outcome.digest,
@@ -113,6 +117,8 @@ def staged(name: str, changes: Changes) -> Scenario:
         found = scenario(name, _Library())
         if changes.trace is not None:
             found = as_recorded(found, files.read_trace(changes.trace))
+        if changes.fleet is not None:
+            found = replace(found, fleet=read_fleet(changes.fleet))
         if changes.startup_s is not None:
             found = found.with_startup_s(changes.startup_s)
         slo = found.slo

@@ -11,15 +11,15 @@ import numpy as np
 
 from wva_adapter.core.snapshot import Phase
 from wva_adapter.sim.agenda import PODS, SCALE, SCRAPE, WORK, Agenda
-from wva_adapter.sim.clients import Call, Fate, Fates, Traffic
+from wva_adapter.sim.clients import RETRIED, Call, Fate, Fates, Traffic
 from wva_adapter.sim.cluster import Cluster, Group, Pod
 from wva_adapter.sim.observe import SCRAPE_PERIOD_S, Observatory
 from wva_adapter.sim.outcome import Bill, Moment, Outcome, bill, summarise
 from wva_adapter.sim.router import Gateway, WhenSaturated
-from wva_adapter.sim.scaler import Scaler
-from wva_adapter.sim.scenarios import Scenario
+from wva_adapter.sim.scaler import Explains, Scaler
+from wva_adapter.sim.scenarios import Loss, Scenario
 
-_ARRIVALS, _LENGTHS, _PODS = range(3)
+_ARRIVALS, _LENGTHS, _PODS, CAPACITY, _RETRIES, _SESSIONS, _SCRAPES = range(7)
 """Streams of chance. Each has its own, so none depends on how often another was asked."""
 
 _END = (math.inf, 0, 0)
@@ -90,11 +90,17 @@ class _World:
         on_time: Callable[[float], None] | None,
     ) -> None:
         self._scenario = scenario
+        self._seed = seed
         self._on_time = on_time
         self._traffic = draw_traffic(scenario, seed)
         self._fates = Fates(len(self._traffic.arrived_s))
         self._agenda = Agenda()
-        self._gateway = Gateway(scenario.routing, when_saturated or scenario.when_saturated)
+        self._gateway = Gateway(
+            scenario.routing,
+            when_saturated or scenario.when_saturated,
+            sticky_share=scenario.sticky_share,
+            sessions=_generator(seed, _SESSIONS),
+        )
         self._groups = [
             Group(deployed, _generator(seed, _PODS, index), leap=leap)
             for index, deployed in enumerate(scenario.fleet)
@@ -124,6 +130,8 @@ class _World:
         agenda.push(0.0, self._scrape, None, SCRAPE)
         agenda.push(self._scaler.period_s, self._scale, None, SCALE)
         agenda.push(scenario.horizon_s, self._close, None, SCALE)
+        for loss in scenario.losses:
+            agenda.push(loss.at_s, self._lose, loss, PODS)
         coming = iter(self._traffic)
         step, arrive = agenda.step, self._arrive
         at_s, prompt_tokens, output_tokens = next(coming, _END)
@@ -164,6 +172,15 @@ class _World:
         self._deadlines.append(call)
         if not self._watching:
             self._watch()
+        self._offer(call, at_s)
+
+    def _send_held(self, _: None, at_s: float) -> None:
+        most = self._scenario.concurrency
+        if self._held and most is not None and self._present < most:
+            self._send(self._held.popleft(), at_s)
+
+    def _offer(self, call: Call, at_s: float) -> None:
+        """Give a request to the gateway."""
         gateway = self._gateway
         gateway.arrivals_total += 1
         if gateway.queued or not self._route(call, at_s):
@@ -175,7 +192,7 @@ class _World:
 
     def _route(self, call: Call, at_s: float) -> bool:
         """Send a request to an endpoint; return whether there was one for it."""
-        pod = self._gateway.pick()
+        pod = self._gateway.pick(call)
         if pod is None:
             return False
         replica = pod.replica
@@ -197,21 +214,22 @@ class _World:
         while deadlines and (
             deadlines[0].deadline_s <= at_s or deadlines[0].fate is not Fate.PRESENT
         ):
-            call = deadlines.popleft()
-            if call.fate is not Fate.PRESENT:
-                continue
-            pod = call.pod
-            if pod is None:
-                self._gateway.queued -= 1
-            else:
-                assert pod.replica is not None
-                pod.replica.cancel(call, at_s)
-                self._leave(pod, call, at_s, Fate.TIMEOUT)
-                self._expect(pod)
-                continue
-            self._end(call, at_s, Fate.TIMEOUT)
+            self._time_out(deadlines.popleft(), at_s)
         if deadlines and not self._watching:
             self._watch()
+
+    def _time_out(self, call: Call, at_s: float) -> None:
+        if call.fate is not Fate.PRESENT:
+            return
+        pod = call.pod
+        if pod is None:
+            self._gateway.queued -= 1
+            self._end(call, at_s, Fate.TIMEOUT)
+        else:
+            assert pod.replica is not None
+            pod.replica.cancel(call, at_s)
+            self._leave(pod, call, at_s, Fate.TIMEOUT)
+            self._expect(pod)
 
     def _watch(self) -> None:
         """Look again when the one that was sent first will give up; few ever do."""
@@ -219,10 +237,30 @@ class _World:
         self._agenda.push(self._deadlines[0].deadline_s, self._give_up, None, PODS)
 
     def _end(self, call: Call, at_s: float, fate: Fate) -> None:
+        if fate in RETRIED and call.attempts < self._scenario.retries and self._retry(call, at_s):
+            call.fate = fate
+            return
         self._fates.record(call, at_s, fate)
         self._present -= 1
         if self._held:
-            self._send(self._held.popleft(), at_s)
+            # Put down, not done: what is refused at once would go through all of them in one stack.
+            self._agenda.push(at_s, self._send_held, None, WORK)
+
+    def _retry(self, call: Call, at_s: float) -> bool:
+        """Put down that a request is sent again; return whether its client has the patience."""
+        chance = float(_generator(self._seed, _RETRIES, call.index, call.attempts).random())
+        wait_s = self._scenario.backoff_s * 2**call.attempts * (1 + chance) / 2
+        if at_s + wait_s >= call.deadline_s:
+            return False
+        again = Call(call.prompt_tokens, call.output_tokens)
+        again.index, again.attempts = call.index, call.attempts + 1
+        again.sent_s, again.deadline_s = call.sent_s, call.deadline_s
+        self._agenda.push(at_s + wait_s, self._resend, again, PODS)
+        return True
+
+    def _resend(self, call: Call, at_s: float) -> None:
+        self._agenda.push(call.deadline_s, self._time_out, call, PODS)
+        self._offer(call, at_s)
 
     # What engines do.
 
@@ -284,6 +322,11 @@ class _World:
 
     # What the cluster does.
 
+    def _lose(self, loss: Loss, at_s: float) -> None:
+        group = self._by_name[loss.variant]
+        count = math.ceil(loss.share * len(group.serving()))
+        self._cluster.lose(group, count, at_s, back_s=loss.back_s)
+
     def _pod_ready(self, pod: Pod, at_s: float) -> None:
         self._gateway.add(pod)
         if self._gateway.queued:
@@ -326,7 +369,11 @@ class _World:
     def _scrape(self, _: None, at_s: float) -> None:
         self._catch_up(at_s)
         observatory = self._observatory
-        observatory.scrape(at_s)
+        blind = {b.what for b in self._scenario.blindness if b.from_s <= at_s < b.to_s}
+        chances = None
+        if self._scenario.lost_scrapes:
+            chances = _generator(self._seed, _SCRAPES, round(at_s / SCRAPE_PERIOD_S))
+        observatory.scrape(at_s, blind, self._scenario.lost_scrapes, chances)
         self._timeline.append(
             Moment(
                 at_s,
@@ -348,7 +395,11 @@ class _World:
     def _scale(self, _: None, at_s: float) -> None:
         fleet = [group.view() for group in self._groups]
         for name, count in self._scaler.act(at_s, fleet, self._observatory).items():
-            self._cluster.set_count(self._by_name[name], count, at_s)
+            group = self._by_name[name]
+            why = ""
+            if count != group.spec_replicas and isinstance(self._scaler, Explains):
+                why = self._scaler.why(name)
+            self._cluster.set_count(group, count, at_s, why)
         if at_s + self._scaler.period_s < self._scenario.horizon_s:
             self._agenda.push(at_s + self._scaler.period_s, self._scale, None, SCALE)
 
@@ -356,3 +407,5 @@ class _World:
         """Write the bill; what is still present may end, under the counts that are."""
         self._catch_up(at_s)
         self._bills = [bill(group, at_s) for group in self._groups]
+        # Who could not send until now does not send any more.
+        self._held.clear()

@@ -1,0 +1,116 @@
+"""Recordings of what the adapter saw and decided."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.builders import a_state, a_variant, filled
+from wva_adapter.collect.record import Recorder, decided, open_recording
+from wva_adapter.core.memory import Memory
+from wva_adapter.core.planner import plan
+from wva_adapter.core.policy import Policy
+from wva_adapter.core.portable import from_portable, to_portable
+from wva_adapter.core.snapshot import Snapshot
+from wva_adapter.errors import CollectError, ConfigError
+
+CYCLES = 12
+
+
+def a_recording(path: Path, *, policy: Policy | None = None) -> Path:
+    """Twelve cycles of two variants whose load rises; the policy changes after six."""
+    policy, memory, recorder = policy or Policy(), Memory(), Recorder(path)
+    for number in range(CYCLES):
+        if number == 6:
+            policy = replace(policy, max_up_step=1)
+        at_s = 1.7e9 + 5.1 * number
+        states = (
+            a_state(a_variant("a"), at_s=at_s, usage=0.08 * number, queue=number % 5),
+            a_state(a_variant("b", cost=3.7), at_s=at_s, usage=0.3),
+        )
+        snapshot = Snapshot(at_s, states)
+        before = memory
+        planned, memory = plan(snapshot, policy, memory)
+        recorder.record(snapshot, policy, before, planned)
+    recorder.close()
+    return path
+
+
+@pytest.mark.parametrize("analysis", ["saturation", "tokens", "demand"])
+def test_a_replay_gives_the_recorded_decisions_bit_for_bit(analysis: str, tmp_path: Path) -> None:
+    policy = replace(Policy(), analysis=analysis)  # type: ignore[arg-type]
+    recording = open_recording(a_recording(tmp_path / "run.jsonl", policy=policy))
+    memory, cycles = recording.memory, list(recording.cycles())
+
+    assert [cycle.policy.max_up_step for cycle in cycles] == [8] * 6 + [1] * 6
+    for cycle in cycles:
+        planned, memory = plan(cycle.snapshot, cycle.policy, memory)
+        assert json.loads(json.dumps(decided(planned))) == cycle.decided
+
+
+def test_every_field_of_a_snapshot_is_carried() -> None:
+    full = filled(Snapshot)
+
+    assert from_portable(Snapshot, json.loads(json.dumps(to_portable(full)))) == full
+
+
+def test_of_a_recording_that_was_cut_the_good_lines_are_read(tmp_path: Path) -> None:
+    path = a_recording(tmp_path / "run.jsonl")
+    path.write_bytes(path.read_bytes()[:-20])
+    cycles = open_recording(path).cycles()
+
+    # The first line is the head and the eighth the changed policy: 14 lines, the last one cut.
+    assert [next(cycles).line for _ in range(CYCLES - 1)] == [2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13]
+    with pytest.raises(CollectError, match=r"run\.jsonl line 14: cut: it does not end"):
+        next(cycles)
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = a_recording(tmp_path / "run.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], '{"snapshot": {"at_s": "soon"}}\n']))
+
+    with pytest.raises(CollectError, match="line 3: at_s: found 'soon', want a number"):
+        list(open_recording(path).cycles())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty, want a recording"),
+        ("{}\n", "no recording, want a first line of format 'wva-adapter recording'"),
+        (
+            '{"format": "wva-adapter recording", "version": 7}\n',
+            "recording of version 7, want 1",
+        ),
+        (
+            '{"format": "wva-adapter recording", "version": 1, "policy": {"x": 1}}\n',
+            "line 1: unknown field 'x'",
+        ),
+    ],
+)
+def test_what_is_no_recording_of_this_version_is_refused(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=message):
+        open_recording(path)
+
+
+def test_a_recording_that_is_there_already_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    path = a_recording(tmp_path / "run.jsonl")
+    former = path.read_bytes()
+
+    Recorder(path).close()
+
+    assert path.with_name("run.jsonl.old").read_bytes() == former
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
+        Recorder(tmp_path / "nowhere" / "run.jsonl")

@@ -256,9 +256,7 @@ class PolicySection(Section):
     retention: Duration = Field(
         600.0, description="For how long nobody must have asked before it does"
     )
-    shadow: Names = Field(
-        (), description="Variants (NAMESPACE/NAME, * for all) that are decided and not served"
-    )
+    shadow: bool = Field(False, description="Decide counts and serve none of them")
 
 
 class OverrideSection(PolicySection):

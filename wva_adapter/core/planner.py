@@ -100,9 +100,8 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         rests[model], quiet = rest(
             past.quiet, members, noticed, pages, gateways.get(model), snapshot.at_s, policy
         )
-        models[model] = replace(
-            _remember_kept(load, snapshot.at_s, past, policy.window_s()), quiet=quiet
-        )
+        remembered = _remember_kept(load, snapshot.at_s, past, policy.window_s())
+        models[model] = replace(remembered, quiet=quiet)
         standings |= {
             s.variant.key: standing(noticed[s.variant.key], s, snapshot.at_s) for s in members
         }

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from wva_adapter.core.policy import Policy
 
-PER_VARIANT: Final = frozenset({"max_up_step", "max_down_share", "down_period_s"})
+PER_VARIANT: Final = frozenset({"max_up_step", "max_down_share", "down_period_s", "shadow"})
 """Fields that an override of single variants may set; all others hold for a model as a whole."""
 
 _FIELDS: Final = frozenset(one.name for one in fields(Policy))

@@ -79,7 +79,7 @@ class Policy:
             equal plans do not swap.
         scale_to_zero: Whether a model that nobody asks for may lose its last replica.
         retention_s: For how long nobody must have asked before it does.
-        shadow: Variants that are decided and not served, as NAMESPACE/NAME; ``*`` for all.
+        shadow: Whether counts are decided and not served.
 
     Raises:
         ValueError: A value is out of its range, or contradicts another.
@@ -108,7 +108,7 @@ class Policy:
     change_penalty: float = 0.05
     scale_to_zero: bool = False
     retention_s: float = 600.0
-    shadow: tuple[str, ...] = ()
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):
@@ -118,7 +118,7 @@ class Policy:
         for field in fields(self):
             value = getattr(self, field.name)
             # Written so that NaN, which compares false with everything, is refused too.
-            if value is None or isinstance(value, str | tuple):
+            if value is None or isinstance(value, str):
                 continue
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name} {value}, want a finite number of at least 0")
@@ -129,9 +129,6 @@ class Policy:
         for name in ("slo_ttft_s", "slo_itl_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}, want above 0")
-        for name in self.shadow:
-            if name != "*" and not all(name.partition("/")):
-                raise ValueError(f"shadow {name!r}, want NAMESPACE/NAME, or * for all")
         if self.max_up_step < 1:
             raise ValueError(f"max_up_step {self.max_up_step}, want at least 1")
         if not self.kv_spare_trigger < self.kv_cache_threshold:

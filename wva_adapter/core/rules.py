@@ -145,13 +145,13 @@ def sleep_to_zero(decisions: Decisions, case: Case) -> Decisions:
                 if decision.desired or decision.current:
                     slept[decision.key] = decision.to(0, rule="sleep_to_zero", why=found.why)
             continue
-        chosen = case.cheapest(members)
-        if chosen is None or not (found.complete or case.policies[chosen.key].scale_to_zero):
+        chosen, enabled = case.cheapest(members), case.policies[members[0].key].scale_to_zero
+        if chosen is None:
             continue
         if not any(decision.desired for decision in members) and found.complete:
             why = f"one stays: {found.why}"
             slept[chosen.key] = chosen.to(1, rule="sleep_to_zero", why=why)
-        elif case.policies[chosen.key].scale_to_zero:
+        elif enabled:
             last = max(members, key=lambda d: (d.desired > 0, -d.cost_per_h, d.key))
             why = f"not to zero: {found.why}"
             slept[last.key] = last.to(last.desired, rule="sleep_to_zero", why=why)
@@ -423,8 +423,7 @@ def shadow(decisions: Decisions, case: Case) -> Decisions:
     """Tell what a variant in shadow would have cost: its count is decided and not served."""
     shadowed = dict(decisions)
     for key, decision in decisions.items():
-        named = case.policies[key].shadow
-        if "*" not in named and str(key) not in named:
+        if not case.policies[key].shadow:
             continue
         bill = reckon(case.memory[key].bill, decision, case.at_s)
         saved = bill.ran_usd - bill.would_usd

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from enum import Enum
 
 from wva_adapter.core.fleet import NodeState, Variant
 from wva_adapter.core.guards import Guard
+
+LARGEST = 1e15
+"""No counter, time or count that anything reports honestly is larger."""
+
+
+def _check(holder: object, name: str, quantities: Iterable[str]) -> None:
+    for quantity in quantities:
+        value = getattr(holder, quantity)
+        # Written so that NaN, which compares false with everything, is refused too.
+        if value is not None and not 0 <= value <= LARGEST:
+            raise ValueError(f"{name}: {quantity} {value}, want a number from 0 to {LARGEST:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +55,9 @@ class ReplicaSample:
         output_tokens_count: Finished requests, as the generation histogram counts them.
         mean_input_tokens: Prompt tokens per request over the engine's recent past.
         model_names: Names under which the engine serves, as its page has them.
+
+    Raises:
+        ValueError: A quantity is negative, not a number, or larger than any engine's.
     """
 
     replica: str
@@ -72,6 +87,9 @@ class ReplicaSample:
     mean_input_tokens: float | None = None
     model_names: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check(self, f"replica {self.replica}", _QUANTITIES)
+
     @property
     def unused(self) -> bool:
         """Whether the engine never served: its page may lack gauges then, and it is idle.
@@ -83,6 +101,13 @@ class ReplicaSample:
         if self.generation_tokens_total is None and self.prompt_tokens_total is None:
             return self.kv_cache_tokens is not None and not self.model_names
         return self.generation_tokens_total == 0 and self.prompt_tokens_total == 0
+
+
+_QUANTITIES = tuple(
+    field.name
+    for field in fields(ReplicaSample)
+    if field.name not in ("replica", "awake", "model_names")
+)
 
 
 class Phase(Enum):
@@ -120,6 +145,10 @@ class ReplicaState:
     unscheduled: str | None = None
     unscheduled_since_s: float | None = None
 
+    def __post_init__(self) -> None:
+        times = ("created_at_s", "ready_at_s", "unscheduled_since_s")
+        _check(self, f"replica {self.name}", times)
+
     @property
     def gated(self) -> bool:
         """Whether something else than the scheduler (Kueue) must let it go first."""
@@ -144,6 +173,9 @@ class VariantState:
     replicas: tuple[ReplicaState, ...] = ()
     problem: str | None = None
     refused: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, str(self.variant.key), ("spec_replicas", "status_replicas"))
 
     @property
     def ready(self) -> tuple[ReplicaState, ...]:
@@ -174,6 +206,10 @@ class GatewayState:
     queued_bytes: float | None = None
     arrivals_total: float | None = None
 
+    def __post_init__(self) -> None:
+        quantities = ("at_s", "queued_requests", "queued_bytes", "arrivals_total")
+        _check(self, f"gateway of {self.namespace}/{self.model_id}", quantities)
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -187,7 +223,7 @@ class Snapshot:
         guards: What the operator holds counts by now; calendars are already read.
 
     Raises:
-        ValueError: Two variants have one name.
+        ValueError: Two variants have one name, or the time is none.
     """
 
     at_s: float
@@ -197,6 +233,7 @@ class Snapshot:
     guards: tuple[Guard, ...] = ()
 
     def __post_init__(self) -> None:
+        _check(self, "snapshot", ("at_s",))
         seen = set()
         for state in self.variants:
             if state.variant.key in seen:

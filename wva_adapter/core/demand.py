@@ -121,6 +121,7 @@ def analyze_demand(
         utilization=utilization,
         binding=_binding(base, backlog, need, supply, seen, utilization.of(replicas)),
         notes=_notes(expected, rates, seen),
+        whole_fleet=True,
         forecast=expected,
         bounds={key: rate.binding for key, rate in rates.items()},
     )

@@ -60,6 +60,8 @@ class ModelLoad:
         window_s: ``keep`` is the largest of so many seconds.
         binding: The test that decided, with its numbers, in words.
         notes: Where those numbers come from, a sentence each.
+        whole_fleet: Whether the capacities are good enough to aim at the cheapest fleet of all
+            instead of the cheapest next replica.
         forecast: What ``demand`` comes from; ``None`` where the analysis makes none.
         bounds: By variant, what keeps its capacity from being larger; empty where the analysis
             does not say.
@@ -80,6 +82,7 @@ class ModelLoad:
     utilization: Utilization = FULL
     step: float | None = None
     notes: tuple[str, ...] = ()
+    whole_fleet: bool = False
     forecast: Forecast | None = None
     bounds: Mapping[VariantKey, str] = field(default_factory=dict)
 

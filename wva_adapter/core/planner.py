@@ -189,9 +189,11 @@ def _raised(
 ) -> Mapping[VariantKey, int]:
     """Return the cheapest counts that carry a need, none below what there is.
 
-    Nothing is added where it would get no place: others carry that need.
+    Nothing is added where it would get no place: others carry that need. Where the load asks for
+    the cheapest fleet, what is added leads there, and what is then too much goes when it is ready:
+    the cheapest next replica may be one of a variant that is dear for what it carries.
     """
-    bounds = []
+    bounds, ideal = [], []
     for state in states:
         there, highest = standings[state.variant.key], state.variant.max_replicas
         ceiling = there.exists
@@ -200,6 +202,10 @@ def _raised(
         if highest is not None:
             ceiling = min(ceiling, highest)
         bounds.append((there.exists, max(there.exists, ceiling)))
+        ideal.append((min(there.exists, state.variant.min_replicas), bounds[-1][1]))
+    if load.whole_fleet:
+        cheapest = _covered(load, need, states, ideal, standings, policy)
+        return {key: max(count, standings[key].exists) for key, count in cheapest.items()}
     return _covered(load, need, states, bounds, standings, policy)
 
 

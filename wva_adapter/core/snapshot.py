@@ -13,12 +13,13 @@ LARGEST = 1e15
 """No counter, time or count that anything reports honestly is larger."""
 
 
-def _check(holder: object, name: str, quantities: Iterable[str]) -> None:
+def _check(holder: object, name: str, quantities: Iterable[str], *, lowest: float = 0.0) -> None:
     for quantity in quantities:
         value = getattr(holder, quantity)
         # Written so that NaN, which compares false with everything, is refused too.
-        if value is not None and not 0 <= value <= LARGEST:
-            raise ValueError(f"{name}: {quantity} {value}, want a number from 0 to {LARGEST:g}")
+        if value is not None and not lowest <= value <= LARGEST:
+            wanted = f"want a number from {lowest:g} to {LARGEST:g}"
+            raise ValueError(f"{name}: {quantity} {value}, {wanted}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,7 @@ class ReplicaState:
 
     def __post_init__(self) -> None:
         times = ("created_at_s", "ready_at_s", "unscheduled_since_s")
-        _check(self, f"replica {self.name}", times)
+        _check(self, f"replica {self.name}", times, lowest=-LARGEST)
 
     @property
     def gated(self) -> bool:

@@ -32,6 +32,18 @@ e2e: setup  ## a real control plane moves real pods; needs Go
 bench: setup  ## the figures, side by side, into build/bench.json
 	$(RUN)python -m tests.bench $(ARGS)
 
+SIMULATE = $(RUN)wva-adapter simulate --prior-error 2 --seeds 0-2 --jobs 2
+OURS := demand demand-frugal demand-premium
+STRONGEST := $(OURS) inflight-8 inflight-16 slo-aware knative clairvoyant
+EVERYBODY := $(STRONGEST) tokens saturation queue-0 queue-300 guard pool-saturation inflight-24 inflight-64 \
+	token-aware dynamo-throughput dynamo-latency apa hpa-cpu80 hpa-gpu80 hpa-q3kv60 \
+	hpa-q3kv60-throttled wva-v1 wva-v2 static-peak
+sim: setup  ## every scenario under the laws that people run: tables and pages under build/, up to an hour
+	mkdir -p build
+	$(SIMULATE) S1 S1b S1c S2 S3 S4b S5 S6 $(EVERYBODY:%=--policy %) --json build/sim.json --html build/sim.html
+	$(SIMULATE) S2p S4 SA MIX SHIFT BLIND-gateway BLIND-engines TWO LOOP LEAD-7 LEAD-96 LEAD-158 LEAD-300 \
+		NODE SPOT ZERO 70B $(STRONGEST:%=--policy %) --json build/sim-more.json --html build/sim-more.html
+
 image: setup  ## the container image, or its steps in a clean folder where no engine runs
 	$(RUN)python -m tests.image $(ARGS)
 
@@ -41,4 +53,4 @@ image: setup  ## the container image, or its steps in a clean folder where no en
 .uv/bin/uv:
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 
-.PHONY: help setup demo serve fmt check test e2e bench image
+.PHONY: help setup demo serve fmt check test e2e bench sim image

@@ -106,7 +106,12 @@ class AdapterProcess:
             "scrape_timeout": "1s",
             "cycle": "1s",
             "max_age": "20s",
-            "policy": {"peak_window": "10s", "scale_down_window": "30s", "down_period": "10s"},
+            "policy": {
+                "analysis": "saturation",
+                "peak_window": "10s",
+                "scale_down_window": "30s",
+                "down_period": "10s",
+            },
             **self._settings,
         }
         self.settings_file.write_text(yaml.safe_dump(settings))

@@ -6,7 +6,7 @@ import base64
 import math
 import types
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -148,6 +148,8 @@ _PLAIN: Mapping[Any, _Codec] = {
 
 def _optional(kind: Any, arguments: tuple[Any, ...], item_bytes: int) -> _Codec:
     present = [argument for argument in arguments if argument is not types.NoneType]
+    if len(present) > 1 and all(is_dataclass(one) for one in present):
+        return _one_record_of(present)
     if len(present) != 1:
         raise TypeError(f"{kind}: which of the types a document holds cannot be told")
     inner = _codec(present[0], item_bytes)
@@ -155,6 +157,23 @@ def _optional(kind: Any, arguments: tuple[Any, ...], item_bytes: int) -> _Codec:
         lambda value: None if value is None else inner.encode(value),
         lambda document: None if document is None else inner.decode(document),
     )
+
+
+def _one_record_of(kinds: Sequence[Any]) -> _Codec:
+    """A pair of the type's name and the record."""
+    codecs = {kind.__name__: _codec(kind, 1) for kind in kinds}
+
+    def encode(value: Any) -> list[Any]:
+        name = type(value).__name__
+        return [name, codecs[name].encode(value)]
+
+    def decode(document: object) -> object:
+        name, record = _listed(document, 2)
+        if name not in codecs:
+            raise _found(name, f"one of: {', '.join(codecs)}")
+        return codecs[name].decode(record)
+
+    return _Codec(encode, decode)
 
 
 def _one_of(choices: Mapping[Any, Any]) -> _Codec:

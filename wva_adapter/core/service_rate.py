@@ -49,6 +49,9 @@ DEFAULT_MAX_NUM_SEQS = 256
 TYPICAL_INPUT_TOKENS, TYPICAL_OUTPUT_TOKENS = 1024.0, 256.0
 """Lengths of requests before any was seen."""
 
+LEAST_RATE_PER_S = 1e-6
+"""A replica that serves less is none: two requests a month."""
+
 _SHAPE_GAIN = 0.15
 _ROOM = 4
 """Requests that a replica can have, running and queued, in batches."""
@@ -232,6 +235,7 @@ class _Bounds:
         limit_s = ITL_SHARE * self.slo.itl_s
         if (most := max(least, step.rate_of_itl(limit_s))) < rate:
             rate, bound = most, "itl"
+        rate = max(rate, LEAST_RATE_PER_S)
         ttft_s = self._ttft_s(step, rate)
         if ttft_s > self.slo.ttft_s and rate > least:
             rate, bound = self._bisect(step, least, rate), "ttft"

@@ -70,4 +70,8 @@ def inspect_page(body: bytes, engine: str | None, *, at_s: float, source: str) -
     if engine is not None and engine not in ENGINES:
         raise ConfigError(f"engine {engine!r} is not known; known are {', '.join(ENGINES)}")
     reader = ENGINES[engine or detect(body, source)]
-    return reader.read(scan(body, reader.WANTED, source), replica=source, at_s=at_s)
+    page = scan(body, reader.WANTED, source)
+    try:
+        return reader.read(page, replica=source, at_s=at_s)
+    except ValueError as error:
+        raise CollectError(source, str(error)) from None

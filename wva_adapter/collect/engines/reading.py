@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from wva_adapter.collect.exposition import Series
-from wva_adapter.core.snapshot import ReplicaSample
+from wva_adapter.core.snapshot import LARGEST, ReplicaSample
 
 VALUES: tuple[str, ...] = tuple(
     f.name
@@ -68,7 +67,7 @@ def inspect_document(reading: Reading) -> dict[str, object]:
 
 def known(value: float) -> float | None:
     """Return a number of a page, ``None`` where it cannot be one of what is counted or held."""
-    return value if math.isfinite(value) and value >= 0 else None
+    return value if 0 <= value <= LARGEST else None
 
 
 def ratio(value: float) -> float | None:

@@ -7,6 +7,7 @@ Each command imports what it needs when it runs: all of it together takes ten ti
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -79,6 +80,10 @@ def serve(config: Path, **flags: Any) -> None:
     async def run() -> None:
         adapter = Adapter(settings, folder=config.parent)
         signals = _Signals()
+        # Modules and routes stay until the end: each walk through them made every reader of that
+        # moment wait, for nearly 50 ms.
+        gc.collect()
+        gc.freeze()
         await adapter.run(signals.stop, hurry=signals.hurry)
 
     _in_loop(run)

@@ -122,12 +122,14 @@ def assemble(
 
 def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
     sample = scraped.sample
+    if sample is not None and sample.replica != view.name:
+        sample = replace(sample, replica=view.name)
     return ReplicaState(
         name=view.name,
         phase=view.phase,
         created_at_s=view.created_at_s,
         ready_at_s=view.ready_at_s,
-        sample=None if sample is None else replace(sample, replica=view.name),
+        sample=sample,
         problem=view.problem or scraped.problem,
         unscheduled=view.unscheduled,
         unscheduled_since_s=view.unscheduled_since_s,

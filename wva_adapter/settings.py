@@ -482,7 +482,7 @@ class SettingsFile:
         return before != (self.settings, self.problem)
 
 
-_CHANGEABLE = frozenset({"policy", "overrides", "cycle", "max_age"})
+_CHANGEABLE = frozenset({"policy", "overrides", "guards", "cycle", "max_age"})
 """What a running adapter takes over; all else is settled when its parts are made."""
 
 

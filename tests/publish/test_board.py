@@ -298,7 +298,7 @@ def test_a_selector_that_matches_nothing_is_told_which_label_and_what_exists(
     assert answer.message == expected
 
 
-def test_a_namespace_without_variants_is_told_where_there_are_some() -> None:
+def test_a_namespace_without_variants_is_told_no_names_of_others() -> None:
     board = a_board(a_decision(), a_decision("code", namespace="dev"))
     expected = (
         "namespace prod has no variants: none of its HPAs and ScaledObjects is annotated, "

@@ -152,8 +152,9 @@ def outlook(key: VariantKey, decisions: Decisions, case: Case) -> tuple[str, ...
     """Return what will come about the variant if its load stays as it is, a sentence each."""
     state, load, policy = case.states[key], case.loads[key], case.policies[key]
     said = []
-    takes_s = start_s(case.memory.get(key, VariantMemory()).starts, policy)
-    expected = coming(state, takes_s, case.at_s)
+    past = case.memory.get(key, VariantMemory())
+    takes_s = start_s(past.starts, policy)
+    expected = coming(state, takes_s, case.at_s, past.missing_since_s)
     if expected:
         first, last = min(t for t, _ in expected), max(t for t, _ in expected)
         when = f"{first:.0f} s" if round(first) == round(last) else f"{first:.0f} to {last:.0f} s"

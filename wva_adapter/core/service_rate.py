@@ -231,7 +231,8 @@ class _Bounds:
                 rate, bound = most, "kv"
         if step.prefill_s > 0 and (most := PREFILL_SHARE / step.prefill_s) < rate:
             rate, bound = most, "prefill"
-        least = LEAST_SHARE * min(rate, step.saturated_per_s())
+        # Numbers too small to be halved would never let the search below end.
+        least = max(LEAST_RATE_PER_S, LEAST_SHARE * min(rate, step.saturated_per_s()))
         limit_s = ITL_SHARE * self.slo.itl_s
         if (most := max(least, step.rate_of_itl(limit_s))) < rate:
             rate, bound = most, "itl"

@@ -73,7 +73,13 @@ def test_each_sample_scaled_object_reads_the_count_of_its_own_variant(
     assert str(found.key) == f"chat/{variant}"
     assert (found.min_replicas, found.max_replicas) == bounds
     assert found.reader == Reader(
-        f"ScaledObject chat/{variant}", "AverageValue", 1.0, 0.0, 0.0, shaped=False
+        f"ScaledObject chat/{variant}",
+        "AverageValue",
+        1.0,
+        0.0,
+        0.0,
+        shaped=False,
+        least_active=bounds[0],
     )
     assert [trigger.type for trigger in sample.spec.triggers] == [kind]
 

@@ -208,8 +208,9 @@ class GatewayState:
     arrivals_total: float | None = None
 
     def __post_init__(self) -> None:
-        quantities = ("at_s", "queued_requests", "queued_bytes", "arrivals_total")
-        _check(self, f"gateway of {self.namespace}/{self.model_id}", quantities)
+        name = f"gateway of {self.namespace}/{self.model_id}"
+        _check(self, name, ("at_s",), lowest=-LARGEST)
+        _check(self, name, ("queued_requests", "queued_bytes", "arrivals_total"))
 
 
 @dataclass(frozen=True, slots=True)

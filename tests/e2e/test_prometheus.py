@@ -141,8 +141,7 @@ EMPTY_THERE = {
     "variant_name is one of: idle, llama-a100, llama-h100, odd, qwen",
     f'{_D}{{variant_name="qwen",exported_namespace="chat"}}': "no variant in namespace chat has "
     'variant_name="qwen"; there variant_name is one of: llama-a100, llama-h100, odd',
-    f'sum({_D}{{exported_namespace="chats"}})': "namespace chats has no variants; those with "
-    "variants are: chat, search",
+    f'sum({_D}{{exported_namespace="chats"}})': "namespace chats has no variants: none of its HPAs",
     f'{_D}{{variant="qwen"}}': 'no variant has variant="qwen"; there labels are: ',
     f'{_D}{{variant_name="qwen",accelerator_type="H100"}}': "no variant has all of "
     '{variant_name="qwen",accelerator_type="H100"}',

@@ -273,3 +273,38 @@ def test_service_levels_are_ordered(level: str) -> None:
         fleet.cycles(10.0, 120)
         needs.append(only(fleet.cycle(30.0)).desired)
     assert needs[order.index(level)] == sorted(needs)[order.index(level)]
+
+
+def test_a_start_assumed_to_take_no_time_still_gives_a_plan() -> None:
+    fleet = Fleet(policy=Policy(assumed_start_s=0, hpa_sync_s=0))
+    fleet.variant = a_variant("fresh", maximum=30)
+    state = VariantState(fleet.variant, 1, 1)
+    decided, _ = plan(Snapshot(1_000_000.0, (state,)), fleet.policy, Memory())
+    assert only(decided).desired == 1
+
+
+def test_all_of_the_demand_cannot_be_asked_for() -> None:
+    with pytest.raises(ValueError, match="attainment 1, want below 1"):
+        Policy(attainment=1)
+
+
+def test_what_a_gateway_counted_in_a_short_cycle_is_not_lost() -> None:
+    fleet = Fleet()
+
+    def arrived(at_s: float, total: float, memory: Memory) -> Memory:
+        gateway = GatewayState(
+            namespace="chat",
+            model_id=fleet.variant.model_id,
+            at_s=at_s,
+            queued_requests=0.0,
+            arrivals_total=total,
+        )
+        state = VariantState(fleet.variant, 1, 1)
+        return plan(Snapshot(at_s, (state,), (gateway,)), fleet.policy, memory)[1]
+
+    memory = arrived(1000.0, 0, Memory())
+    memory = arrived(1005.0, 50, memory)
+    memory = arrived(1006.0, 150, memory)  # an onset brought this one forward
+    memory = arrived(1010.0, 190, memory)
+    # 140 of the 5 s from 1,005 s on
+    assert memory.models["chat", "llama"].arrivals.rate_per_s == pytest.approx(28)

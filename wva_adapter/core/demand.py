@@ -28,6 +28,9 @@ PATIENCE_S = 100.0
 REMOVAL_MARGIN = 1.05
 """After a removal the fleet carries so many times the largest demand of the window."""
 
+SHORTEST_LEAD_S = 1.0
+"""No replica is there the moment it is asked for, whatever is assumed."""
+
 _SHORTEST_CYCLE_S = 4.0
 """Cycles that an onset brought forward are too short to count arrivals in."""
 
@@ -78,7 +81,11 @@ def analyze_demand(
         else replace(past, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s))
     )
     news = [done for state in states for _, done in pages.news.get(state.variant.key, ())]
-    learned = replace(learned, gateway=gateway, shape=past.shape.learn(news))
+    # A report whose arrivals were not counted yet is counted from with the next one.
+    counted = seen.arrivals is not None or past.gateway is None or gateway is None
+    learned = replace(
+        learned, gateway=gateway if counted else past.gateway, shape=past.shape.learn(news)
+    )
     variants = _learn(states, pages, memory)
     rates = {
         state.variant.key: _rate(state, variants[state.variant.key], learned.shape, policy)
@@ -90,7 +97,7 @@ def analyze_demand(
     cheapest = min(
         states, key=lambda s: (s.variant.cost_per_h / capacity[s.variant.key], s.variant.key)
     ).variant.key
-    lead_s = start_s(variants[cheapest].starts, policy) + policy.hpa_sync_s
+    lead_s = max(SHORTEST_LEAD_S, start_s(variants[cheapest].starts, policy) + policy.hpa_sync_s)
     expected = forecast(learned.arrivals, at_s, lead_s=lead_s, attainment=level.attainment)
     ready, on_their_way = _supply(states, variants, capacity, seen, at_s, policy)
     present = ready + sum(rate * share for _, rate, share in on_their_way)

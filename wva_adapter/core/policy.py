@@ -55,7 +55,7 @@ class Policy:
         service_level: One word for what follows: ``frugal``, ``balanced`` or ``premium``.
         utilization: Share of its capacity that a replica is loaded with, above 0 and at most 1;
             ``None`` lets the service level and the number of replicas choose.
-        attainment: Share of the demand of a lead time to cover, 0 to 1; ``None`` lets the service
+        attainment: Share of the demand of a lead time to cover, above 0 and below 1; ``None`` lets the service
             level choose.
         assumed_start_s: From a pod's creation until it is ready, before any was seen to start.
         hpa_sync_s: How often autoscalers look.
@@ -126,6 +126,8 @@ class Policy:
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
                 raise ValueError(f"{name} {share}, want above 0 and at most 1")
+        if self.attainment == 1:
+            raise ValueError("attainment 1, want below 1: no count covers all that may come")
         for name in ("slo_ttft_s", "slo_itl_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}, want above 0")

@@ -133,6 +133,7 @@ class Adapter:
                 ca_file=_below(folder, settings.tls.ca_file),
                 names=settings.tls.names,
             ),
+            protocol=settings.tls.to_protocol(),
             check_period_s=settings.tls.check_period,
             is_announced=self._is_announced,
         )

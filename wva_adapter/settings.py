@@ -8,10 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from wva_adapter.calendar import GuardsSection
+from wva_adapter.ciphers import MinVersion, TlsProtocol, check_suite, protocol
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
 from wva_adapter.documents import (
@@ -70,6 +71,23 @@ class Tls(Section):
     check_period: Annotated[PositiveDuration, Field(le=60)] = Field(
         30.0, description="How often the certificate's files are looked at; at most 60s"
     )
+    min_version: MinVersion = Field(
+        "VersionTLS12", description="Oldest TLS that is spoken: VersionTLS12 or VersionTLS13"
+    )
+    cipher_suites: Annotated[
+        tuple[Annotated[str, AfterValidator(check_suite)], ...], Field(strict=False)
+    ] = Field((), description="Suites of TLS 1.2 that are spoken; empty means OpenSSL's choice")
+
+    def to_protocol(self) -> TlsProtocol:
+        """Return which TLS is spoken.
+
+        Raises:
+            ConfigError: No suite is left for its oldest version.
+        """
+        try:
+            return protocol(self.min_version, self.cipher_suites)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 class Cluster(Section):
@@ -398,6 +416,7 @@ def parse_settings(text: str, name: str) -> Settings:
 def _checked(settings: Settings, name: str) -> Settings:
     try:
         settings.to_policies()
+        settings.tls.to_protocol()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     if settings.cycle >= settings.max_age:

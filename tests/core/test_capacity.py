@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.driven import Traffic, intervals, pages, table_times, true_rate
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
-from wva_adapter.core.interval import Interval, interval, unusable
+from wva_adapter.core.interval import Interval, has_caught_up, interval, unusable
 from wva_adapter.core.priors import generic_prior, scaled_prior
 from wva_adapter.core.service_rate import Shape, Slo, service_rate
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState
@@ -227,6 +227,16 @@ def test_a_replica_that_warms_up_or_drains_teaches_nothing(
 ) -> None:
     seen = replace(an_interval(at_s=105), queued_before=queued)
     assert unusable(seen, state) == reason
+
+
+def test_a_queue_in_a_replica_that_had_none_is_its_own() -> None:
+    state = ReplicaState("r0", ready_at_s=0)
+    seen = replace(an_interval(at_s=105), queued_before=3)
+    assert unusable(seen, state, caught_up=True) is None
+    assert has_caught_up(a_page(30), state)
+    assert not has_caught_up(a_page(29), state)  # perhaps nobody knows of it yet
+    assert not has_caught_up(replace(a_page(30), queued_requests=1), state)
+    assert not has_caught_up(replace(a_page(30), queued_requests=None), state)
 
 
 def test_a_replica_that_has_settled_or_of_unknown_age_teaches() -> None:

@@ -28,12 +28,12 @@ CHEAP, DEAR = "llama-a100", "llama-h100"
 MODEL = "llama"
 STARTUP_S = 5
 
-# Small and slow engines, so that a few requests per second fill them. At a quarter of its speed an
+# Small and slow engines, so that a few requests per second fill them. Four times as slow an
 # A100 takes 50 ms per step: 8 requests of 64 tokens take 3.2 s together, which is 2.5 req/s; an
 # H100 does nearly twice that. 8 requests of 128 + 32 tokens, as they are on the way, fill 77 % of
 # the KV cache.
 _ENGINE = {
-    "emulator.wva/speed": "0.25",
+    "emulator.wva/slowness": "4",
     "emulator.wva/startup": f"{STARTUP_S}s",
     "emulator.wva/max-num-seqs": "8",
     "emulator.wva/kv-cache-tokens": "1664",

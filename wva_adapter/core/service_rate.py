@@ -181,6 +181,17 @@ def service_rate(
     return found
 
 
+def expected_itl_s(
+    times: Times, shape: Shape, rate_per_s: float, *, context_tokens: float | None
+) -> float:
+    """Return the mean inter-token latency of a replica that serves so many requests per second.
+
+    Infinite where that is more than the times allow; arguments as of ``service_rate``.
+    """
+    bounds = _Bounds.of(shape, Slo(), None, None, context_tokens)
+    return _Step.of(times, bounds).itl_s(rate_per_s)
+
+
 def _kept(speed: float, found: ServiceRate) -> str:
     return (
         f"a replica {speed:g} times as fast as believed at first: "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,11 @@ async def main(wanted: list[str]) -> int:
     OUT.parent.mkdir(exist_ok=True)
     engine = Engine(installed(), OUT.with_name("engine.log"))
     figures: list[Figure] = []
+    # Told to end, it ends the engine too.
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     try:
         await engine.start()
         for name in wanted or MEASURES:

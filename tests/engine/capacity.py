@@ -17,7 +17,7 @@ from wva_adapter.core.service_rate import Slo
 RUNS = 2
 SLO = Slo()
 PROMPT_TOKENS, OUTPUT_TOKENS = 200.0, 100.0
-FIRST_PER_S, NEXT = 0.5, 1.2
+FIRST_PER_S, NEXT = 0.7, 1.2
 LEVEL_S = 75.0
 MOST_LEVELS = 8
 LEAST, MOST = 0.85, 1.05

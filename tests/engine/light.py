@@ -13,7 +13,7 @@ from wva_adapter.core.priors import generic_prior
 from wva_adapter.core.service_rate import Shape, expected_itl_s
 
 RUNS = 3
-LIGHT_PER_S = 0.4
+LIGHT_PER_S = 0.6
 PROMPT_TOKENS, OUTPUT_TOKENS = 200.0, 100.0
 LEARNED_FOR_S, MEASURED_FOR_S = 130.0, 85.0
 WITHIN = 0.15

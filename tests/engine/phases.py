@@ -20,12 +20,15 @@ from wva_adapter.collect.engines import inspect_page
 from wva_adapter.core.interval import Interval, interval
 from wva_adapter.core.snapshot import ReplicaSample
 from wva_adapter.emulator.load import Load, LoadResult, Workload
+from wva_adapter.sim.workload import arrivals, lengths
 
 VARIATION = 0.5
 """Coefficient of variation of prompts and answers."""
 
 LONGEST = 3500
 """Longest prompt, and longest answer: both fit the model's length."""
+
+_NEAR, _TRIED = 0.05, 5000
 
 
 @asynccontextmanager
@@ -119,7 +122,14 @@ async def run(
     settle_s: float = 15.0,
     every_s: float = 5.0,
 ) -> Phase:
-    """Return what a constant rate of Poisson arrivals gives; what is in flight is let end."""
+    """Return what a constant rate of Poisson arrivals gives; what is in flight is let end.
+
+    Args:
+        rate_per_s: Arrivals per second, closely so after the settling.
+        seed: The first one to try: some minutes of a Poisson process may bring half as many again.
+        settle_s: Seconds from the beginning that ``whole`` leaves out.
+        every_s: How often the page is read.
+    """
     workload = Workload(
         schedule=((0.0, rate_per_s), (span_s, rate_per_s)),
         prompt_tokens=prompt_tokens,
@@ -127,7 +137,7 @@ async def run(
         variation=VARIATION,
         most_tokens=LONGEST,
     )
-    load = Load(engine.url, MODEL, workload, np.random.default_rng(seed))
+    load = Load(engine.url, MODEL, workload, _typical(workload, settle_s, seed))
     samples: list[ReplicaSample] = []
     before = engine.core_time()
 
@@ -153,6 +163,29 @@ async def run(
         f"waited for a core {waited:.0%}"
     )
     return phase
+
+
+def _typical(workload: Workload, settle_s: float, seed: int) -> np.random.Generator:
+    """Return a generator that gives about the mean number of arrivals and of tokens.
+
+    Of arrivals at a constant rate.
+    """
+    (_, rate_per_s), (span_s, _) = workload.schedule
+    for tried in range(seed, seed + _TRIED):
+        generator = np.random.default_rng(1000 * seed + tried)
+        at_s = arrivals(workload.schedule, generator)
+        shape = (workload.variation, workload.most_tokens, len(at_s), generator)
+        prompts = lengths(workload.prompt_tokens, *shape)[at_s >= settle_s]
+        answers = lengths(workload.output_tokens, *shape)[at_s >= settle_s]
+        came = len(prompts) / max(1.0, rate_per_s * (span_s - settle_s))
+        near = (
+            came,
+            prompts.mean() / workload.prompt_tokens if len(prompts) else 0.0,
+            answers.mean() / workload.output_tokens if len(answers) else 0.0,
+        )
+        if all(abs(ratio - 1) <= _NEAR for ratio in near):
+            return np.random.default_rng(1000 * seed + tried)
+    raise ValueError(f"none of {_TRIED} draws is within {_NEAR:.0%} of {workload}")
 
 
 def worst(shares: Sequence[float]) -> float | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -27,6 +29,8 @@ VARIATION = 0.5
 
 LONGEST = 3500
 """Longest prompt, and longest answer: both fit the model's length."""
+
+KEPT = Path(__file__).parent.parent.parent / "build" / "engine-pages"
 
 _NEAR, _TRIED = 0.05, 5000
 
@@ -153,6 +157,7 @@ async def run(
         group.create_task(watch())
         running = group.create_task(load.run())
     waited = engine.core_time().waited_since(before)
+    _keep(samples, f"{rate_per_s:.2f}-of-{prompt_tokens:.0f}-{output_tokens:.0f}")
     since = next(i for i, s in enumerate(samples) if s.at_s - samples[0].at_s >= settle_s - 1e-3)
     whole = interval(samples[since], samples[-1])
     assert whole is not None
@@ -163,6 +168,14 @@ async def run(
         f"waited for a core {waited:.0%}"
     )
     return phase
+
+
+def _keep(samples: Sequence[ReplicaSample], name: str) -> None:
+    """Keep the pages of a phase under ``build/``, a line each: to look at afterwards."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(asdict(sample)) + "\n" for sample in samples]
+    at = time.strftime("%H%M%S", time.localtime(samples[0].at_s))
+    KEPT.joinpath(f"{at}-{name}.jsonl").write_text("".join(lines))
 
 
 def _typical(workload: Workload, settle_s: float, seed: int) -> np.random.Generator:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.engine import Figure, tell
 from tests.engine.adapter import Adapter
-from tests.engine.capacity import SLO, raised
+from tests.engine.capacity import SLO, breaking_rate, raised
 from tests.engine.engine import MODEL, Engine
 from tests.engine.phases import LONGEST, VARIATION, undisturbed
 from wva_adapter.emulator.load import Load, Outcome, Workload
@@ -87,9 +87,8 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
                 waits.append(engine.core_time().waited_since(before))
             async with undisturbed():
                 before = engine.core_time()
-                broke, _ = await raised(
+                phases = await raised(
                     engine,
-                    adapter,
                     prompt_tokens=LONGER * PROMPT_TOKENS,
                     first_per_s=FIRST_PER_S,
                     seed=300,
@@ -98,6 +97,7 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
         finally:
             adapter.stop()
     tell(f"capacity by {SLICE_S:.0f} s: {', '.join(f'{c:.2f}' for c in capacities)}")
+    broke = breaking_rate(phases)
     error = capacities[-1] / broke - 1
     yield {
         "name": f"capacity {AFTER_S / 60:.0f} min after prompts grew {LONGER}x, off by",

@@ -12,7 +12,7 @@ import numpy as np
 from tests.engine import Figure, tell
 from tests.engine.curves import drawn
 from tests.engine.engine import MAX_NUM_SEQS, Engine
-from tests.engine.phases import Phase, run, undisturbed
+from tests.engine.phases import Seen, Segment, run, undisturbed
 from tests.engine.steps import measured
 from tests.engine.table import Step, document, fitted, step_s
 from wva_adapter.emulator.load import Outcome
@@ -21,7 +21,7 @@ from wva_adapter.sim.replica import Replica
 from wva_adapter.sim.request import Request
 
 RUNS = 3
-SPAN_S = 150.0
+SPAN_S = 120.0
 PROMPT_TOKENS, OUTPUT_TOKENS = 200.0, 100.0
 LOADED = 0.7
 """The share of the rate at which the batch would grow without end."""
@@ -83,21 +83,19 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
             steps = await measured(engine)
             first = fitted("llama-random/cpu/tp1", steps, KNOTS, kv_cache_tokens=65_536)
             rate = LOADED * saturated_per_s(first)
-            phase = await run(
+            seen = await run(
                 engine,
-                rate,
-                SPAN_S,
+                [Segment(rate, SPAN_S)],
                 prompt_tokens=PROMPT_TOKENS,
                 output_tokens=OUTPUT_TOKENS,
                 seed=50 + number,
                 every_s=EVERY_S,
-                settle_s=0.0,
             )
             # Once more: the machine may have been faster or slower while they were measured.
             steps += await measured(engine)
             waits.append(engine.core_time().waited_since(before))
         table = fitted("llama-random/cpu/tp1", steps, KNOTS, kv_cache_tokens=65_536)
-        one, curves = _compared(table, phase)
+        one, curves = _compared(table, seen)
         told.append({**one, "rate_per_s": rate, "waited": waits[-1], "table": document(table)})
         told[-1]["table_error"] = float(
             np.mean([abs(step_s(table, step) / step.seconds - 1) for step in steps])
@@ -120,27 +118,23 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
         }
 
 
-def _compared(table: Hardware, phase: Phase) -> tuple[dict[str, float], str]:
-    answered = [outcome for outcome in phase.result.outcomes if outcome.failure is None]
-    begin_s = phase.samples[0].at_s
-    times_s = [sample.at_s - begin_s for sample in phase.samples]
-    seen = [
-        (sample.running_requests or 0.0) + (sample.queued_requests or 0.0)
-        for sample in phase.samples
-    ]
+def _compared(table: Hardware, seen: Seen) -> tuple[dict[str, float], str]:
+    answered = [outcome for outcome in seen.result.outcomes if outcome.failure is None]
+    times_s = seen.at_s
+    present = [(one.running_requests or 0.0) + (one.queued_requests or 0.0) for one in seen.pages]
     twin = simulated(table, answered, times_s)
     lasting = [one for one in answered if one.itl_s is not None and one.output_tokens > 1]
     gaps = sum(one.output_tokens - 1 for one in lasting)
     found = {
         "requests": float(len(answered)),
-        "failed": float(phase.result.failed),
+        "failed": float(seen.result.failed),
         # Over the same requests as the simulator's: those in flight at the end included.
         "ttft_s": float(np.mean([one.ttft_s for one in answered if one.ttft_s is not None])),
         "simulated_ttft_s": twin.ttft_s,
         "itl_s": sum((one.itl_s or 0.0) * (one.output_tokens - 1) for one in lasting) / gaps,
         "simulated_itl_s": twin.itl_s,
-        "present": float(np.mean(seen)),
+        "present": float(np.mean(present)),
         "simulated_present": float(np.mean(twin.present)),
-        "present_correlation": float(np.corrcoef(seen, twin.present)[0, 1]),
+        "present_correlation": float(np.corrcoef(present, twin.present)[0, 1]),
     }
-    return found, drawn(times_s, {"engine": seen, "simulator": twin.present})
+    return found, drawn(times_s, {"engine": present, "simulator": twin.present})

@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 
 help:  ## what can be made
-	@grep -hE '^[a-z0-9]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 12
 
 setup: .venv/.ready  ## the locked environment in .venv
 
@@ -28,6 +28,9 @@ test: setup  ## the tests; COVERAGE=1 measures branch coverage, which takes twic
 
 e2e: setup  ## a real control plane moves real pods; needs Go
 	$(RUN)python -m tests.e2e.binaries && $(RUN)pytest -o addopts= -s -ra tests/e2e $(ARGS)
+
+e2e-engine: setup  ## a real vLLM on the CPU, measured; 6 GB the first time, an hour
+	PATH="$(abspath $(dir $(UV))):$$PATH" $(RUN)python -m tests.engine $(ARGS)
 
 bench: setup  ## the figures, side by side, into build/bench.json
 	$(RUN)python -m tests.bench $(ARGS)
@@ -53,4 +56,4 @@ image: setup  ## the container image, or its steps in a clean folder where no en
 .uv/bin/uv:
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 
-.PHONY: help setup demo serve fmt check test e2e bench sim image
+.PHONY: help setup demo serve fmt check test e2e e2e-engine bench sim image

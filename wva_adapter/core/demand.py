@@ -252,6 +252,7 @@ def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Poli
         kv_cache_tokens=memory.kv_cache_tokens,
         context_tokens=fit.context_tokens,
         prior=fit.prior,
+        weight=fit.weight,
     )
 
 

@@ -40,8 +40,14 @@ LEAST_SHARE = 0.2
 requests then take hardly longer than a lone one, and more replicas would not help them."""
 
 SLOWEST, FASTEST = 0.3, 4.0
-"""How many times as fast as believed at first a replica can turn out to be: what was seen can be
-extrapolated to 0 or ∞."""
+"""How many times as fast as believed at first a replica can turn out to be at first: what was seen
+can be extrapolated to 0 or ∞."""
+
+WIDENING = 30.0
+"""After so many whole samples it can be as many times faster or slower again: what was seen for
+minutes is no extrapolation, and an engine that nobody guessed would be overloaded for ever."""
+
+_WIDEST = 6.0
 
 DEFAULT_MAX_NUM_SEQS = 256
 """Places in the batch where nothing says."""
@@ -152,6 +158,7 @@ def service_rate(
     kv_cache_tokens: float | None,
     context_tokens: float | None,
     prior: Times,
+    weight: float = 0.0,
 ) -> ServiceRate:
     """Return the largest rate at which every bound holds.
 
@@ -164,26 +171,40 @@ def service_rate(
         context_tokens: KV-cache tokens of a decoding request; ``None`` is a prompt and half an
             answer.
         prior: Times that were believed at first; the rate is that of a replica at most ``FASTEST``
-            times as fast, and at least ``SLOWEST`` times.
+            times as fast, and at least ``SLOWEST`` times, or more as ``weight`` allows.
+        weight: Whole samples that ``times`` come from, the prior's aside.
     """
     bounds = _Bounds.of(shape, slo, max_num_seqs, kv_cache_tokens, context_tokens)
     found = bounds.largest(times)
     # Slower times never give a larger rate, so most need no look at what the prior would give.
-    fastest, slowest = prior.scaled(1 / FASTEST), prior.scaled(1 / SLOWEST)
+    widened = min(_WIDEST, 1 + weight / WIDENING)
+    fast, slow = FASTEST**widened, SLOWEST**widened
+    fastest, slowest = prior.scaled(1 / fast), prior.scaled(1 / slow)
     if not times.at_least(fastest):
         highest = bounds.largest(fastest).rate_per_s
         if found.rate_per_s > highest:
-            return bounds.at(times, highest, _kept(FASTEST, found))
+            return bounds.at(times, highest, _kept(fast, found))
     if not slowest.at_least(times):
         lowest = bounds.largest(slowest).rate_per_s
         if found.rate_per_s < lowest:
-            return bounds.at(times, lowest, _kept(SLOWEST, found))
+            return bounds.at(times, lowest, _kept(slow, found))
     return found
+
+
+def expected_itl_s(
+    times: Times, shape: Shape, rate_per_s: float, *, context_tokens: float | None
+) -> float:
+    """Return the mean inter-token latency of a replica that serves so many requests per second.
+
+    Infinite where that is more than the times allow; arguments as of ``service_rate``.
+    """
+    bounds = _Bounds.of(shape, Slo(), None, None, context_tokens)
+    return _Step.of(times, bounds).itl_s(rate_per_s)
 
 
 def _kept(speed: float, found: ServiceRate) -> str:
     return (
-        f"a replica {speed:g} times as fast as believed at first: "
+        f"a replica {speed:.3g} times as fast as believed at first: "
         f"learned {found.rate_per_s:.3g}/s, {found.binding}"
     )
 

@@ -84,8 +84,7 @@ def test_at_a_steady_load_a_wrong_prior_is_scaled_as_a_whole() -> None:
 def test_seconds_of_another_length_change_the_learned_times_by_that_alone() -> None:
     seen = [an_interval(batch=b) for b in (10, 30, 80)]
     slow = [
-        replace(
-            one,
+        one._replace(
             itl_s=10 * (one.itl_s or 0),
             prompt_tokens_per_s=one.prompt_tokens_per_s / 10,
         )
@@ -98,15 +97,15 @@ def test_seconds_of_another_length_change_the_learned_times_by_that_alone() -> N
 
 def test_what_no_times_explain_is_contradictory() -> None:
     steady = an_interval(prompt_tokens_per_s=0)
-    wild = [replace(steady, itl_s=0.001 if n % 2 else 0.5, itl_count=1000) for n in range(100)]
+    wild = [steady._replace(itl_s=0.001 if n % 2 else 0.5, itl_count=1000) for n in range(100)]
     assert fresh_fit(TRUTH).learn(wild).contradictory
 
 
 def test_too_few_tokens_and_an_unknown_kv_cache_teach_nothing() -> None:
     fit = fresh_fit(TRUTH)
-    few = replace(an_interval(), itl_count=19)
-    blind = replace(an_interval(), kv_tokens=None)
-    idle = replace(an_interval(), itl_s=None, batch=0.0, itl_count=0)
+    few = an_interval()._replace(itl_count=19)
+    blind = an_interval()._replace(kv_tokens=None)
+    idle = an_interval()._replace(itl_s=None, batch=0.0, itl_count=0)
     assert fit.learn([few, blind, idle]).times == TRUTH
     assert fit.learn([few, blind, idle]).samples == 0
 
@@ -225,13 +224,13 @@ def test_nothing_is_known_across_a_restart_or_without_time_or_counters() -> None
 def test_a_replica_that_warms_up_or_drains_teaches_nothing(
     state: ReplicaState, queued: float, reason: str
 ) -> None:
-    seen = replace(an_interval(at_s=105), queued_before=queued)
+    seen = an_interval(at_s=105)._replace(queued_before=queued)
     assert unusable(seen, state) == reason
 
 
 def test_a_queue_in_a_replica_that_had_none_is_its_own() -> None:
     state = ReplicaState("r0", ready_at_s=0)
-    seen = replace(an_interval(at_s=105), queued_before=3)
+    seen = an_interval(at_s=105)._replace(queued_before=3)
     assert unusable(seen, state, caught_up=True) is None
     assert has_caught_up(a_page(30), state)
     assert not has_caught_up(a_page(29), state)  # perhaps nobody knows of it yet
@@ -240,7 +239,7 @@ def test_a_queue_in_a_replica_that_had_none_is_its_own() -> None:
 
 
 def test_a_replica_that_has_settled_or_of_unknown_age_teaches() -> None:
-    seen = replace(an_interval(at_s=400), queued_before=3)
+    seen = an_interval(at_s=400)._replace(queued_before=3)
     assert unusable(seen, ReplicaState("r0", ready_at_s=0)) is None
     assert unusable(seen, ReplicaState("r0")) is None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.portable import ITEM_BYTES
 
 SLOT_S = 5.0

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.interval import Interval
 from wva_adapter.core.nnls import nonnegative
 
@@ -96,13 +97,22 @@ class Times:
         """Return the times of a machine on which everything takes ``factor`` times as long."""
         return Times(self.a_s * factor, self.b_s * factor, self.c_s * factor, self.d_s * factor)
 
-    def at_least(self, other: Times) -> bool:
-        """Return whether every part takes as long as the other's, or longer."""
+    def at_least(self, other: Times, factor: float) -> bool:
+        """Return whether every part takes ``factor`` times as long as the other's, or longer."""
         return (
-            self.a_s >= other.a_s
-            and self.b_s >= other.b_s
-            and self.c_s >= other.c_s
-            and self.d_s >= other.d_s
+            self.a_s >= other.a_s * factor
+            and self.b_s >= other.b_s * factor
+            and self.c_s >= other.c_s * factor
+            and self.d_s >= other.d_s * factor
+        )
+
+    def at_most(self, other: Times, factor: float) -> bool:
+        """Return whether no part takes longer than ``factor`` times the other's."""
+        return (
+            self.a_s <= other.a_s * factor
+            and self.b_s <= other.b_s * factor
+            and self.c_s <= other.c_s * factor
+            and self.d_s <= other.d_s * factor
         )
 
 
@@ -209,19 +219,10 @@ class Fit:
         Those with too few tokens, or whose KV cache is unknown, change nothing but what is known
         of requests' lengths.
         """
-        started = input_tokens = finished = output_tokens = 0.0
-        full_batch = self.full_batch
-        for one in intervals:
-            full_batch = _full_batch(full_batch, one)
-            if one.started is not None and one.input_tokens is not None:
-                started += one.started
-                input_tokens += one.input_tokens
-            if one.finished is not None and one.output_tokens is not None:
-                finished += one.finished
-                output_tokens += one.output_tokens
-        inputs = self.input_lengths.learn(started, input_tokens)
-        outputs = self.output_lengths.learn(finished, output_tokens)
-        added = _add_up(intervals)
+        added = _add_up(intervals, self.full_batch)
+        full_batch = added.full_batch
+        inputs = self.input_lengths.learn(added.started, added.input_tokens)
+        outputs = self.output_lengths.learn(added.finished, added.output_tokens)
         if not added.samples:
             return replace(
                 self, input_lengths=inputs, output_lengths=outputs, full_batch=full_batch
@@ -231,9 +232,14 @@ class Fit:
         # No more than a memory of this length can hold: the fast one forgets at once what it
         # would never have kept.
         kept = memory * min(1.0, 1 / max(1.0, (1 - each) * self.weight))
+        left = 1 - kept
         moments = tuple(
-            kept * m + (1 - kept) * p + n
-            for m, p, n in zip(self.moments, _prior_moments(self.prior), added.moments, strict=True)
+            [
+                kept * m + left * p + n
+                for m, p, n in zip(
+                    self.moments, _prior_moments(self.prior), added.moments, strict=True
+                )
+            ]
         )
         # A plain mean until there are enough: the first samples are of a batch that fills up.
         gain = max(
@@ -246,7 +252,7 @@ class Fit:
             prior=self.prior,
             times=_best_times(moments),
             moments=moments,
-            recent=tuple(recent * m + n for m, n in zip(self.recent, added.moments, strict=True)),
+            recent=tuple([recent * m + n for m, n in zip(self.recent, added.moments, strict=True)]),
             recent_weight=recent * self.recent_weight + added.weight,
             weight=weight,
             samples=self.samples + added.samples,
@@ -258,29 +264,71 @@ class Fit:
 
 
 class _Sums(NamedTuple):
-    """What the samples of one cycle say together."""
+    """What the intervals of one cycle say together."""
 
     moments: Moments
     samples: int
     weight: float
     batch: float
     kv_tokens: float
+    started: float
+    input_tokens: float
+    finished: float
+    output_tokens: float
+    full_batch: float | None
 
 
-def _add_up(intervals: Sequence[Interval]) -> _Sums:
-    """Return the sums over those of the intervals from which something can be learned."""
+def _add_up(intervals: Sequence[Interval], full_batch: float | None) -> _Sums:
+    """Return the sums over those of the intervals from which something can be learned.
+
+    Args:
+        intervals: What replicas of one variant did.
+        full_batch: The places in the batch as far as they are known before.
+    """
     m00 = m01 = m02 = m03 = m04 = m11 = m12 = m13 = m14 = 0.0
     m22 = m23 = m24 = m33 = m34 = m44 = 0.0
     samples, total, batches, held = 0, 0.0, 0.0, 0.0
+    began = input_tokens = ended = output_tokens = 0.0
     # Written out, since this runs for every replica in every cycle.
-    for one in intervals:
-        itl_s, kv, batch = one.itl_s, one.kv_tokens, one.batch
-        if itl_s is None or kv is None or one.itl_count < FEWEST_GAPS:
+    for (
+        _replica,
+        _at_s,
+        _span_s,
+        batch,
+        itl_s,
+        itl_count,
+        prompt_tokens_per_s,
+        kv,
+        prefilling,
+        started,
+        computed,
+        finished,
+        generated,
+        _arrivals,
+        running,
+        steady,
+        queued_before,
+        queued,
+    ) in intervals:
+        if running is not None:
+            # Requests also wait while many prompts are computed, with places free: then the
+            # count moves.
+            if steady and queued_before and queued:
+                full_batch = max(running, full_batch or 0.0)
+            elif full_batch is not None and running > full_batch:
+                full_batch = None
+        if started is not None and computed is not None:
+            began += started
+            input_tokens += computed
+        if finished is not None and generated is not None:
+            ended += finished
+            output_tokens += generated
+        if itl_s is None or kv is None or itl_count < FEWEST_GAPS:
             continue
         if not (batch > 0 and itl_s > 0):
             continue
-        share = min(1.0, one.itl_count / FULL_GAPS)
-        prompts = one.prompt_tokens_per_s * itl_s * (1 + one.prefilling / batch)
+        share = itl_count / FULL_GAPS if itl_count < FULL_GAPS else 1.0
+        prompts = prompt_tokens_per_s * itl_s * (1 + prefilling / batch)
         w = share / (itl_s * itl_s)
         wb, wk, wp, wy = w * batch, w * kv, w * prompts, w * itl_s
         m00 += w
@@ -303,19 +351,18 @@ def _add_up(intervals: Sequence[Interval]) -> _Sums:
         batches += share * batch
         held += share * kv
     moments = (m00, m01, m02, m03, m04, m11, m12, m13, m14, m22, m23, m24, m33, m34, m44)
-    return _Sums(moments, samples, total, batches, held)
-
-
-def _full_batch(known: float | None, one: Interval) -> float | None:
-    """Return the places in the batch, as far as this interval shows them.
-
-    Requests also wait while many prompts are computed, with places free: then the count moves.
-    """
-    if one.running is None:
-        return known
-    if one.steady and one.queued_before and one.queued:
-        return max(one.running, known or 0.0)
-    return None if known is not None and one.running > known else known
+    return _Sums(
+        moments,
+        samples,
+        total,
+        batches,
+        held,
+        began,
+        input_tokens,
+        ended,
+        output_tokens,
+        full_batch,
+    )
 
 
 def fresh_fit(prior: Times) -> Fit:

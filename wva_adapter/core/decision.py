@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Bill

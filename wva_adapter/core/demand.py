@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
+from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.forecast import Forecast, forecast
 from wva_adapter.core.interval import unusable
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
-from wva_adapter.core.pages import Pages
+from wva_adapter.core.pages import Pages, is_stuck
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.priors import generic_prior, scaled_prior
 from wva_adapter.core.service_rate import ServiceRate, Shape, Slo, service_rate
@@ -146,12 +147,11 @@ def _look(
     rate: float | None = None
     stuck, asleep = set(), set()
     for state in states:
-        for replica in state.ready:
-            key, memory = (state.variant.key, replica.name), pages.of(state, replica)
+        for replica, memory in pages.ready[state.variant.key]:
             if memory.page is not None and memory.page.awake is False:
-                asleep.add(key)
-            if pages.stuck(state, replica, at_s):
-                stuck.add(key)
+                asleep.add((state.variant.key, replica.name))
+            if is_stuck(memory, at_s):
+                stuck.add((state.variant.key, replica.name))
             elif memory.page is not None:
                 waiting += memory.page.queued_requests or 0.0
             if memory.arrivals_per_s is not None:
@@ -205,8 +205,8 @@ def _learn(
             fit = fresh_fit(_prior(state, states, memory))
         sizes = [
             page.kv_cache_tokens
-            for replica in state.ready
-            if (page := pages.of(state, replica).page) and page.kv_cache_tokens
+            for _, remembered in pages.ready[key]
+            if (page := remembered.page) and page.kv_cache_tokens
         ]
         learned[key] = replace(
             past,
@@ -269,10 +269,8 @@ def _supply(
     later: list[tuple[float, float, float]] = []
     for state in states:
         key = state.variant.key
-        serving = sum(
-            (key, r.name) not in seen.stuck and (key, r.name) not in seen.asleep
-            for r in state.ready
-        )
+        idle = seen.stuck | seen.asleep
+        serving = sum((key, r.name) not in idle for r in state.ready) if idle else len(state.ready)
         # More are ready than asked for while some are about to leave.
         ready += capacity[key] * min(serving, state.spec_replicas or 0)
         takes_s = start_s(variants[key].starts, policy)

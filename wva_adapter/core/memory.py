@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from wva_adapter.core.arrivals import ArrivalHistory
 from wva_adapter.core.capacity import Fit
@@ -159,8 +160,7 @@ class ModelMemory:
     quiet: Quiet = Quiet()
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaMemory:
+class ReplicaMemory(NamedTuple):
     """What is remembered of one replica.
 
     Attributes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 
-from wva_adapter.core.allocation import Option, cover
+from wva_adapter.core.allocation import Cover, Option
+from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.demand import analyze_demand
 from wva_adapter.core.feasibility import Standing, notice, standing
@@ -67,8 +67,9 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     memory = replace(memory, variants=noticed)
     peaks: dict[ReplicaKey, ReplicaMemory] = {}
     for model, group in groupby(states, key=_model):
-        peaks |= remember_peaks(tuple(group), memory.replicas, policies.of(*model))
-    pages = take_pages(states, peaks)
+        if (its := policies.of(*model)).analysis == "saturation":
+            peaks |= remember_peaks(tuple(group), memory.replicas, its)
+    pages = take_pages(states, {**memory.replicas, **peaks} if peaks else memory.replicas)
     gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
@@ -112,7 +113,8 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             for state in members
             if state.spec_replicas is not None and state.variant.key in load.capacity
         ]
-        found = _wanted(load, known, standings, policy, of_variant)
+        lowering = _Lowering(load, known, standings, policy)
+        found = _wanted(load, known, standings, lowering, policy, of_variant)
         wanted |= found
         limits |= _limits(load, found, known, standings)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
@@ -120,7 +122,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             floors |= dict.fromkeys(existing, 0)
         else:
             floors |= existing
-            floors |= _lowered(load, load.keep if kept is None else kept, known, standings, policy)
+            floors |= lowering.to(load.keep if kept is None else kept)
         for state in members:
             key = state.variant.key
             load_of[key] = load
@@ -164,6 +166,7 @@ def _wanted(
     load: ModelLoad,
     states: Sequence[VariantState],
     standings: Standings,
+    lowering: _Lowering,
     policy: Policy,
     of_variant: Mapping[VariantKey, Policy],
 ) -> Mapping[VariantKey, int]:
@@ -175,7 +178,7 @@ def _wanted(
         keep = max(load.need, load.keep)
         if load.step is not None:
             keep = max(keep, load.supply - load.step)
-        return _lowered(load, keep, states, standings, policy)
+        return lowering.to(keep)
     return {state.variant.key: standings[state.variant.key].exists for state in states}
 
 
@@ -204,41 +207,46 @@ def _raised(
         bounds.append((there.exists, max(there.exists, ceiling)))
         ideal.append((min(there.exists, state.variant.min_replicas), bounds[-1][1]))
     if load.whole_fleet:
-        cheapest = _covered(load, need, states, ideal, standings, policy)
+        cheapest = _cover(load, states, ideal, standings, policy).counts(need)
         return {key: max(count, standings[key].exists) for key, count in cheapest.items()}
-    return _covered(load, need, states, bounds, standings, policy)
+    return _cover(load, states, bounds, standings, policy).counts(need)
 
 
-def _lowered(
-    load: ModelLoad,
-    keep: float,
-    states: Sequence[VariantState],
-    standings: Standings,
-    policy: Policy,
-) -> Mapping[VariantKey, int]:
-    """Return the cheapest counts that still carry so much, none above what there is.
+class _Lowering:
+    """The cheapest counts that still carry so much, none above what there is.
 
     A model's last replica stays: only the rule that lets it sleep takes that one.
     """
-    bounds = []
-    for state in states:
-        there = standings[state.variant.key].exists
-        bounds.append((min(there, state.variant.min_replicas), there))
-    counts = _covered(load, keep, states, bounds, standings, policy)
-    if any(counts.values()) or not any(there for _, there in bounds):
-        return counts
-    least = min(load.capacity[s.variant.key] for s in states if standings[s.variant.key].exists)
-    return _covered(load, least * load.utilization.lowest / 2, states, bounds, standings, policy)
+
+    def __init__(
+        self, load: ModelLoad, states: Sequence[VariantState], standings: Standings, policy: Policy
+    ) -> None:
+        self._load, self._standings, self._states = load, standings, states
+        bounds = []
+        for state in states:
+            there = standings[state.variant.key].exists
+            bounds.append((min(there, state.variant.min_replicas), there))
+        self._some = any(there for _, there in bounds)
+        self._cover = _cover(load, states, bounds, standings, policy)
+
+    def to(self, keep: float) -> Mapping[VariantKey, int]:
+        """Return the counts for what has to be carried."""
+        counts = self._cover.counts(keep)
+        if any(counts.values()) or not self._some:
+            return counts
+        load, standings = self._load, self._standings
+        there = (s.variant.key for s in self._states if standings[s.variant.key].exists)
+        least = min(load.capacity[key] for key in there)
+        return self._cover.counts(least * load.utilization.lowest / 2)
 
 
-def _covered(
+def _cover(
     load: ModelLoad,
-    need: float,
     states: Sequence[VariantState],
     bounds: Sequence[tuple[int, int]],
     standings: Standings,
     policy: Policy,
-) -> Mapping[VariantKey, int]:
+) -> Cover:
     options = [
         Option(
             key=state.variant.key,
@@ -250,8 +258,7 @@ def _covered(
         )
         for state, (lowest, highest) in zip(states, bounds, strict=True)
     ]
-    return cover(
-        need,
+    return Cover(
         options,
         utilization=load.utilization,
         absent=_absent(load, states, standings),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.feasibility import Standing
 from wva_adapter.core.fleet import VariantKey
@@ -108,7 +109,8 @@ def follow_demand(decisions: Decisions, case: Case) -> Decisions:
             else:
                 why += ": another variant covers it at less cost"
         decision = decision.to(wanted, rule="follow_demand", why=why)
-        followed[key] = replace(decision, limited=case.limits.get(key))
+        limited = case.limits.get(key)
+        followed[key] = decision if limited is None else replace(decision, limited=limited)
     return followed
 
 

@@ -91,17 +91,24 @@ class Shape:
 
     def learn(self, intervals: Sequence[Interval]) -> Shape:
         """Return the shape after one cycle; without news of a length it stays."""
+        began, computed = [], []
+        ended, generated = [], []
+        for *_, started, input_tokens, finished, output_tokens, _, _, _, _, _ in intervals:
+            if started and input_tokens is not None:
+                began.append(started)
+                computed.append(input_tokens)
+            if finished and output_tokens is not None:
+                ended.append(finished)
+                generated.append(output_tokens)
         return Shape(
-            _mean(self.input_tokens, [(one.started, one.input_tokens) for one in intervals]),
-            _mean(self.output_tokens, [(one.finished, one.output_tokens) for one in intervals]),
+            _mean(self.input_tokens, computed, began), _mean(self.output_tokens, generated, ended)
         )
 
 
-def _mean(before: float | None, seen: Sequence[tuple[float | None, float | None]]) -> float | None:
-    known = [(count, tokens) for count, tokens in seen if count and tokens is not None]
-    if not known:
+def _mean(before: float | None, tokens: Sequence[float], requests: Sequence[float]) -> float | None:
+    if not requests:
         return before
-    mean = math.fsum(tokens for _, tokens in known) / math.fsum(count for count, _ in known)
+    mean = math.fsum(tokens) / math.fsum(requests)
     return mean if before is None else before + _SHAPE_GAIN * (mean - before)
 
 
@@ -179,13 +186,12 @@ def service_rate(
     # Slower times never give a larger rate, so most need no look at what the prior would give.
     widened = min(_WIDEST, 1 + weight / WIDENING)
     fast, slow = FASTEST**widened, SLOWEST**widened
-    fastest, slowest = prior.scaled(1 / fast), prior.scaled(1 / slow)
-    if not times.at_least(fastest):
-        highest = bounds.largest(fastest).rate_per_s
+    if not times.at_least(prior, 1 / fast):
+        highest = bounds.largest(prior.scaled(1 / fast)).rate_per_s
         if found.rate_per_s > highest:
             return bounds.at(times, highest, _kept(fast, found))
-    if not slowest.at_least(times):
-        lowest = bounds.largest(slowest).rate_per_s
+    if not times.at_most(prior, 1 / slow):
+        lowest = bounds.largest(prior.scaled(1 / slow)).rate_per_s
         if found.rate_per_s < lowest:
             return bounds.at(times, lowest, _kept(slow, found))
     return found
@@ -328,28 +334,27 @@ class _Step(NamedTuple):
         alone_s: Seconds of a lone request's step.
         grows_s: Seconds that one more request adds.
         output_tokens: Steps that a request takes.
+        busy_s: Seconds of a busy replica that one request takes, beside what all share.
     """
 
     prefill_s: float
     alone_s: float
     grows_s: float
     output_tokens: float
+    busy_s: float
 
     @classmethod
     def of(cls, times: Times, bounds: _Bounds) -> _Step:
         grows_s = times.b_s + times.c_s * bounds.context_tokens
+        prefill_s, output_tokens = bounds.input_tokens * times.d_s, bounds.output_tokens
         return cls(
-            bounds.input_tokens * times.d_s,
+            prefill_s,
             # No step takes no time, whatever was learned.
             max(_SHORTEST_STEP_S, times.a_s + grows_s),
             grows_s,
-            bounds.output_tokens,
+            output_tokens,
+            prefill_s * (1 + 1 / output_tokens) + output_tokens * grows_s,
         )
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds of a busy replica that one request takes, beside what all share."""
-        return self.prefill_s * (1 + 1 / self.output_tokens) + self.output_tokens * self.grows_s
 
     def saturated_per_s(self) -> float:
         """Return the rate at which the batch grows without end."""

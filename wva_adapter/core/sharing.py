@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wva_adapter.core.allocation import Option, allocate
+from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.room import Room, Supply
 

@@ -156,8 +156,15 @@ class ReplicaState:
         return self.unscheduled == "SchedulingGated"
 
 
+class _Kept:
+    """A place for what is worked out once from values that never change."""
+
+    __slots__ = ("_ready",)
+    _ready: tuple[ReplicaState, ...]
+
+
 @dataclass(frozen=True, slots=True)
-class VariantState:
+class VariantState(_Kept):
     """A variant as it stands.
 
     Attributes:
@@ -181,7 +188,12 @@ class VariantState:
     @property
     def ready(self) -> tuple[ReplicaState, ...]:
         """The replicas that serve."""
-        return tuple(r for r in self.replicas if r.phase is Phase.READY)
+        try:
+            return self._ready
+        except AttributeError:
+            ready = tuple(r for r in self.replicas if r.phase is Phase.READY)
+            object.__setattr__(self, "_ready", ready)
+            return ready
 
     @property
     def starting(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from wva_adapter.core.allocation import Option, cover
+from wva_adapter.core.allocation import Cover, Option
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import coming, start_s
@@ -257,7 +257,8 @@ def _alone(
                 highest=highest,
             )
         )
-    return dict(sorted(cover(load.need, options, utilization=load.utilization).items()))
+    counts = Cover(options, utilization=load.utilization).counts(load.need)
+    return dict(sorted(counts.items()))
 
 
 def _words(counts: Mapping[VariantKey, int]) -> str:

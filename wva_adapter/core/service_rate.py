@@ -53,6 +53,9 @@ LEAST_RATE_PER_S = 1e-6
 """A replica that serves less is none: two requests a month."""
 
 _SHAPE_GAIN = 0.15
+_SHAPE_REQUESTS = 200.0
+"""Requests that a mean length comes from where few arrive: lengths vary by 80 % and more."""
+
 _ROOM = 4
 """Requests that a replica can have, running and queued, in batches."""
 
@@ -95,8 +98,10 @@ def _mean(before: float | None, seen: Sequence[tuple[float | None, float | None]
     known = [(count, tokens) for count, tokens in seen if count and tokens is not None]
     if not known:
         return before
-    mean = math.fsum(tokens for _, tokens in known) / math.fsum(count for count, _ in known)
-    return mean if before is None else before + _SHAPE_GAIN * (mean - before)
+    requests = math.fsum(count for count, _ in known)
+    mean = math.fsum(tokens for _, tokens in known) / requests
+    gain = min(_SHAPE_GAIN, 1 - math.exp(-requests / _SHAPE_REQUESTS))
+    return mean if before is None else before + gain * (mean - before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,9 @@ LEAST_RATE_PER_S = 1e-6
 """A replica that serves less is none: two requests a month."""
 
 _SHAPE_GAIN = 0.15
+_SHAPE_REQUESTS = 200.0
+"""Requests that a mean length comes from where few arrive: lengths vary by 80 % and more."""
+
 _ROOM = 4
 """Requests that a replica can have, running and queued, in batches."""
 
@@ -108,8 +111,10 @@ class Shape:
 def _mean(before: float | None, tokens: Sequence[float], requests: Sequence[float]) -> float | None:
     if not requests:
         return before
-    mean = math.fsum(tokens) / math.fsum(requests)
-    return mean if before is None else before + _SHAPE_GAIN * (mean - before)
+    count = math.fsum(requests)
+    gain = min(_SHAPE_GAIN, 1 - math.exp(-count / _SHAPE_REQUESTS))
+    mean = math.fsum(tokens) / count
+    return mean if before is None else before + gain * (mean - before)
 
 
 @dataclass(frozen=True, slots=True)

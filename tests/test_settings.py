@@ -69,6 +69,10 @@ def test_the_commented_sections_work_when_uncommented() -> None:
             "reader: {open: true, token_file: t}",
             "reader: want token_file or open: true, found both",
         ),
+        ("memory: {config_map: a/b}", "memory.config_map without cluster: want cluster, or file"),
+        ("memory: {file: m, config_map: a/b}", "memory: want file or config_map, found both"),
+        ("memory: {config_map: b}", "memory.config_map: found 'b', want NAMESPACE/NAME"),
+        ("memory: {file: m, period: 0s}", "memory.period: found '0s', want greater than 0"),
         ("chain: {timeout: 5s}", "chain.timeout: found 5s, want below 5s"),
         (
             "chain: {providers: [{name: a, default: true}]}",

@@ -27,6 +27,7 @@ from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.publish.apiservice import ApiService, ApiServiceKeeper, parse_address
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.explain import Refusals
+from wva_adapter.publish.keep import ConfigMapStore, FileStore, MemoryKeeper
 from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.certificates import serving_pair
@@ -142,6 +143,7 @@ class Adapter:
         self._api: KubernetesApi | None = None
         if settings.cluster is not None:
             self._api = KubernetesApi(_below(folder, settings.cluster.kubeconfig))
+        self._memory_keeper = _memory_keeper(settings, folder, self._api, clock=clock, speed=speed)
         self._chain = Chain(
             [
                 _upstream(provider, folder, self._api, recorded_ca=self._recorded_ca)
@@ -242,6 +244,8 @@ class Adapter:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
+            if self._memory_keeper is not None:
+                await self._memory_keeper.save(self._known())
             if self._cluster is not None:
                 await self._cluster.stop()
             await self._chain.close()
@@ -265,6 +269,8 @@ class Adapter:
             work["delegation"] = self._delegation.run()
         if self._keeper is not None:
             work["apiservice"] = self._keeper.run()
+        if self._memory_keeper is not None:
+            work["memory"] = self._memory_keeper.run(self._known)
         return [asyncio.create_task(doing, name=name) for name, doing in work.items()]
 
     async def _listen(self) -> None:
@@ -286,6 +292,8 @@ class Adapter:
 
     async def _decide_forever(self) -> None:
         await self._follow_cluster()
+        if self._memory_keeper is not None:
+            self._memory = await self._memory_keeper.restore()
         while True:
             try:
                 self._decide()
@@ -313,6 +321,10 @@ class Adapter:
                 )
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _known(self) -> Memory | None:
+        """Return what is worth keeping; before the first decision nothing is."""
+        return None if self._last is None else self._memory
 
     @property
     def _servers(self) -> tuple[Server, ...]:
@@ -384,7 +396,10 @@ class Adapter:
         """Return what of the configuration is wrong, so that an earlier one holds."""
         file = [] if self._file is None or self._file.problem is None else [self._file.problem]
         of_variant = {} if self._cluster is None else self._cluster.refused
-        return Refusals(tuple(file), of_variant)
+        keeper = self._memory_keeper
+        return Refusals(
+            tuple(file), () if keeper is None else keeper.problems, of_variant=of_variant
+        )
 
     def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
         self._recorded = former
@@ -415,6 +430,24 @@ class Adapter:
         policy = self._policy_of.get(view.uid, self._policies.default)
         if before is None or crosses(before, now, policy):
             self._news.set()
+
+
+def _memory_keeper(
+    settings: Settings,
+    folder: Path,
+    api: KubernetesApi | None,
+    *,
+    clock: Callable[[], float],
+    speed: float,
+) -> MemoryKeeper | None:
+    """Return who keeps the memory over restarts; ``None`` where nowhere is said."""
+    wanted = settings.memory
+    period_s = wanted.period / speed
+    if wanted.file is not None:
+        return MemoryKeeper(FileStore(folder / wanted.file), period_s=period_s, clock=clock)
+    if wanted.config_map is not None and api is not None:
+        return MemoryKeeper(ConfigMapStore(api, wanted.config_map), period_s=period_s, clock=clock)
+    return None
 
 
 def _below(folder: Path, name: str | None) -> Path | None:

@@ -27,6 +27,7 @@ from wva_adapter.errors import ConfigError
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 _NAME = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_OBJECT = re.compile(rf"{_NAME}/{_NAME}(?:\.{_NAME})*")
 _SERVICE = re.compile(rf"{_NAME}/{_NAME}(?::[0-9]{{1,5}})?")
 _HTTPS = re.compile(r"https://[^/?#@\s]+/?")
 # How long kube-apiserver and its clients wait before they call a backend dead.
@@ -79,6 +80,18 @@ class Cluster(Section):
         None, description="Kubeconfig file; without one, the pod's own service account"
     )
     namespaces: Names = Field((), description="Namespaces to look at; empty means all")
+
+
+class MemorySection(Section):
+    """What was learned of capacity, starts and arrivals, kept over restarts; by default it is not"""
+
+    file: str | None = Field(None, description="File to keep it in, relative to this file's folder")
+    config_map: str | None = Field(
+        None, description="ConfigMap (NAMESPACE/NAME, it must be there) to keep it in instead"
+    )
+    period: PositiveDuration = Field(
+        60.0, description="How often it is written; when the adapter ends, it is in any case"
+    )
 
 
 class Authentication(Section):
@@ -318,6 +331,7 @@ class Settings(Section):
     controller_instance: str = Field(
         "default", description="Label controller_instance on all that is served"
     )
+    memory: MemorySection = MemorySection()
     audit_log: bool = Field(
         False, description="Write a line for each request: who asked what, and what it got"
     )
@@ -418,7 +432,11 @@ def _checked(settings: Settings, name: str) -> Settings:
     if reader is not None and (reader.token_file is None) != reader.open:
         found = "neither" if reader.token_file is None else "both"
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
-    for problem in (*_chain_problems(settings), *settings.guards.problems()):
+    for problem in (
+        *_memory_problems(settings),
+        *_chain_problems(settings),
+        *settings.guards.problems(),
+    ):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
     if settings.cluster is None and authentication.requestheader_client_ca_file is not None:
@@ -504,6 +522,18 @@ def why_not_chained(settings: Settings, owner: str) -> str | None:
     if not chain.former_owner:
         return f"chain.former_owner is false and chain.providers does not have {owner}"
     return None
+
+
+def _memory_problems(settings: Settings) -> Iterator[str]:
+    memory = settings.memory
+    if memory.config_map is None:
+        return
+    if memory.file is not None:
+        yield "memory: want file or config_map, found both"
+    if settings.cluster is None:
+        yield "memory.config_map without cluster: want cluster, or file"
+    if not _OBJECT.fullmatch(memory.config_map):
+        yield f"memory.config_map: found {memory.config_map!r}, want NAMESPACE/NAME"
 
 
 def _chain_problems(settings: Settings) -> Iterator[str]:

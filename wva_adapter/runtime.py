@@ -84,8 +84,6 @@ class Adapter:
         self._speed = speed
         self._policies = settings.to_policies()
         self._recorder = None if record is None else Recorder(record)
-        if self._recorder is not None and self._policies.overrides:
-            raise ConfigError("--record: overrides cannot be recorded, want a file without them")
         self._clock = clock
         self._cycle_s = settings.cycle / speed
         self._policy_of: Mapping[str, Policy] = {}
@@ -370,7 +368,7 @@ class Adapter:
         if self._recorder is None:
             return
         try:
-            self._recorder.record(snapshot, self._policies.default, before, decided)
+            self._recorder.record(snapshot, self._policies, before, decided)
         except OSError as error:
             # A full disk must not end the decisions; what follows a gap could not be replayed.
             log.error("recording ended", extra={"problem": error.strerror})

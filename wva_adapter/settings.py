@@ -530,10 +530,10 @@ def _memory_problems(settings: Settings) -> Iterator[str]:
         return
     if memory.file is not None:
         yield "memory: want file or config_map, found both"
-    if settings.cluster is None:
-        yield "memory.config_map without cluster: want cluster, or file"
     if not _OBJECT.fullmatch(memory.config_map):
         yield f"memory.config_map: found {memory.config_map!r}, want NAMESPACE/NAME"
+    if settings.cluster is None:
+        yield "memory.config_map without cluster: want cluster, or file"
 
 
 def _chain_problems(settings: Settings) -> Iterator[str]:

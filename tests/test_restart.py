@@ -238,7 +238,7 @@ async def test_a_damaged_memory_is_set_aside_and_told_by_log_and_explanation(
             answer = await client.get("/explain", headers={"accept": "text/plain"})
             assert f"set aside as {tmp_path}/memory.json.aside; no count falls" in answer.text
             assert (
-                "no memory, or a damaged one" in (await client.get("/explain")).json()["memory"][0]
+                "no memory, or a damaged one" in (await client.get("/explain")).json()["notes"][0]
             )
         assert await adapter.end() == 0
     assert json.loads((tmp_path / "memory.json").read_text())["format"] == "wva-adapter memory"

@@ -7,11 +7,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from wva_adapter.collect.assemble import ReplicaView, Source, VariantView, assemble
 from wva_adapter.collect.cluster import ClusterSource
+from wva_adapter.collect.gateway import Gateway, GatewayReader
 from wva_adapter.collect.record import Recorder
 from wva_adapter.collect.scrape import Scraper
 from wva_adapter.collect.static import StaticSource
@@ -115,6 +117,17 @@ class Adapter:
             timeout_s=settings.scrape_timeout / speed,
             clock=clock,
             on_page=self._on_page,
+        )
+        self._gateways = GatewayReader(
+            [
+                Gateway(one.namespace, one.urls, one.model, _below(folder, one.token_file))
+                for one in settings.gateways
+            ],
+            period_s=settings.scrape_period / speed,
+            timeout_s=settings.scrape_timeout / speed,
+            stale_after_s=3 * settings.scrape_period,
+            clock=clock,
+            on_queue=self._news.set,
         )
         self.board = Board(
             settings.max_age,
@@ -267,6 +280,8 @@ class Adapter:
             work["delegation"] = self._delegation.run()
         if self._keeper is not None:
             work["apiservice"] = self._keeper.run()
+        if self._settings.gateways:
+            work["gateways"] = self._gateways.run()
         if self._memory_keeper is not None:
             work["memory"] = self._memory_keeper.run(self._known)
         return [asyncio.create_task(doing, name=name) for name, doing in work.items()]
@@ -351,6 +366,7 @@ class Adapter:
         now_s = self._clock()
         guards = self._settings.guards.at(now_s)
         snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, guards)
+        snapshot = replace(snapshot, gateways=self._gateways.states(snapshot.variants))
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
@@ -395,9 +411,8 @@ class Adapter:
         file = [] if self._file is None or self._file.problem is None else [self._file.problem]
         of_variant = {} if self._cluster is None else self._cluster.refused
         keeper = self._memory_keeper
-        return Refusals(
-            tuple(file), () if keeper is None else keeper.problems, of_variant=of_variant
-        )
+        lost = () if keeper is None else keeper.problems
+        return Refusals(tuple(file), (*lost, *self._gateways.problems), of_variant=of_variant)
 
     def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
         self._recorded = former

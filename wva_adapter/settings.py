@@ -29,6 +29,7 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 _NAME = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _OBJECT = re.compile(rf"{_NAME}/{_NAME}(?:\.{_NAME})*")
 _SERVICE = re.compile(rf"{_NAME}/{_NAME}(?::[0-9]{{1,5}})?")
+_PAGE = re.compile(r"https?://[^/?#@\s]+/[^\s#@]*")
 _HTTPS = re.compile(r"https://[^/?#@\s]+/?")
 # How long kube-apiserver and its clients wait before they call a backend dead.
 _AGGREGATOR_WAITS_S = 5.0
@@ -80,6 +81,19 @@ class Cluster(Section):
         None, description="Kubeconfig file; without one, the pod's own service account"
     )
     namespaces: Names = Field((), description="Namespaces to look at; empty means all")
+
+
+class GatewaySection(Section):
+    """A gateway whose endpoint picker tells what waits before any replica, and what came"""
+
+    namespace: str = Field(description="Namespace of the models behind it")
+    urls: Names = Field(
+        description="Its metrics pages, one per process: http://ADDRESS:9090/metrics"
+    )
+    model: str | None = Field(
+        None, description="Model id of all behind it; default: by the names on its pages"
+    )
+    token_file: str | None = Field(None, description="File of our bearer token for its pages")
 
 
 class MemorySection(Section):
@@ -332,6 +346,9 @@ class Settings(Section):
         "default", description="Label controller_instance on all that is served"
     )
     memory: MemorySection = MemorySection()
+    gateways: Annotated[tuple[GatewaySection, ...], Field(strict=False)] = Field(
+        (), description="Gateways: with them a model at zero is woken, and one unasked may sleep"
+    )
     audit_log: bool = Field(
         False, description="Write a line for each request: who asked what, and what it got"
     )
@@ -434,6 +451,7 @@ def _checked(settings: Settings, name: str) -> Settings:
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
     for problem in (
         *_memory_problems(settings),
+        *_gateway_problems(settings),
         *_chain_problems(settings),
         *settings.guards.problems(),
     ):
@@ -536,6 +554,15 @@ def _memory_problems(settings: Settings) -> Iterator[str]:
         yield "memory.config_map without cluster: want cluster, or file"
 
 
+def _gateway_problems(settings: Settings) -> Iterator[str]:
+    for index, gateway in enumerate(settings.gateways):
+        if not gateway.urls:
+            yield f"gateways[{index}].urls: found none, want at least one"
+        for url in gateway.urls:
+            if not _PAGE.fullmatch(url):
+                yield f"gateways[{index}].urls: found {url!r}, want http://HOST:PORT/PATH or https"
+
+
 def _chain_problems(settings: Settings) -> Iterator[str]:
     own = settings.api_service
     if own is not None and not _SERVICE.fullmatch(own.service):
@@ -597,7 +624,8 @@ def _inner_section(field: FieldInfo) -> type[BaseModel] | None:
 
 def _written(field: FieldInfo) -> str:
     default = field.default
-    if field.is_required():
+    # A default that is looked at like a value is none: it only gives its refusal better words.
+    if field.is_required() or field.validate_default:
         return "..."
     if default is None:
         return "null"

@@ -98,9 +98,8 @@ async def test_a_memory_that_is_none_is_set_aside_by_name_and_the_start_is_caref
     assert f"set aside as {path}.aside; no count falls before a full window was seen" in problem
     assert (tmp_path / "memory.json.aside").read_bytes() == text
     assert not path.exists()
-    assert [r.__dict__["problem"] for r in caplog.records if r.message == "memory lost"] == [
-        problem
-    ]
+    logged = [r.__dict__["problem"] for r in caplog.records if r.message == "memory lost"]
+    assert [f"memory: {one}" for one in logged] == [problem]
 
 
 async def test_after_a_careful_start_the_new_memory_is_kept_again(tmp_path: Path) -> None:

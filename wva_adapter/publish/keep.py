@@ -230,7 +230,7 @@ class MemoryKeeper:
     @property
     def problems(self) -> tuple[str, ...]:
         """Why the past is not known, or not kept, a sentence each."""
-        return tuple(one for one in (self._lost, self._unwritten) if one is not None)
+        return tuple(f"memory: {one}" for one in (self._lost, self._unwritten) if one is not None)
 
     async def restore(self) -> Memory:
         """Return what was kept, or a fresh memory: with that, no count falls for a full window.

@@ -25,11 +25,11 @@ class Refusals:
     Attributes:
         whole: Of what holds for all: the settings' file, thresholds in ConfigMaps.
         of_variant: Of one variant's own objects.
-        memory: Of what was kept over a restart: why it is not known, or not kept now.
+        notes: Of what is missing besides: a memory that was lost, a gateway that is not read.
     """
 
     whole: tuple[str, ...] = ()
-    memory: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     of_variant: Mapping[VariantKey, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -51,14 +51,14 @@ class Explanation:
         """The explanation of the one variant, or of all under ``variants``; unknown is ``None``."""
         documents = [document(case) for case in self.cases]
         told: Document = documents[0] if self.single else {"variants": documents}
-        return {**told, "refused": list(self.refused.whole), "memory": list(self.refused.memory)}
+        return {**told, "refused": list(self.refused.whole), "notes": list(self.refused.notes)}
 
     @property
     def text(self) -> str:
         """The same in lines, ending in a newline."""
         refused = [
             *(f"configuration refused, the last good one holds: {r}" for r in self.refused.whole),
-            *(f"memory: {problem}" for problem in self.refused.memory),
+            *(f"note: {note}" for note in self.refused.notes),
         ]
         told = ["\n".join(lines(case)) for case in self.cases] or ["no variants"]
         return "\n\n".join([*refused, *told]) + "\n"

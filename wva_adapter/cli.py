@@ -172,15 +172,15 @@ def decide(
 
     if whole and line is not None:
         raise click.UsageError("want --line N or --all, not both")
-    policy = None if config_file is None else load_settings(config_file).to_policy()
-    found = replay(open_recording(recording), policy=policy, line=line)
+    policies = None if config_file is None else load_settings(config_file).to_policies()
+    found = replay(open_recording(recording), policies=policies, line=line)
     if as_json:
         click.echo(json.dumps(found.document(whole=whole), indent=2))
     else:
         click.echo("\n".join(found.lines(whole=whole)))
     if found.problem is not None:
         click.echo(f"wva-adapter: {found.problem}", err=True)
-    bad = whole and policy is None and found.different
+    bad = whole and policies is None and found.different
     sys.exit(1 if found.problem is not None or bad else 0)
 
 

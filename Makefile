@@ -44,6 +44,9 @@ sim: setup  ## every scenario under the laws that people run: tables and pages u
 	$(SIMULATE) S2p S4 SA MIX SHIFT BLIND-gateway BLIND-engines TWO LOOP LEAD-7 LEAD-96 LEAD-158 LEAD-300 \
 		NODE SPOT ZERO 70B $(STRONGEST:%=--policy %) --json build/sim-more.json --html build/sim-more.html
 
+paper: setup  ## the paper's figures 2 to 6 with our numbers and the authors' claims, as SVG under build/paper
+	$(RUN)python -m tests.figures.paper
+
 image: setup  ## the container image, or its steps in a clean folder where no engine runs
 	$(RUN)python -m tests.image $(ARGS)
 
@@ -53,4 +56,4 @@ image: setup  ## the container image, or its steps in a clean folder where no en
 .uv/bin/uv:
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 
-.PHONY: help setup demo serve fmt check test e2e bench sim image
+.PHONY: help setup demo serve fmt check test e2e bench sim paper image

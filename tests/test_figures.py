@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.figures import paper
-from tests.figures.svg import Bar, Figure, Line, Panel, Point
+from tests.figures import headline, paper
+from tests.figures.svg import Bar, Figure, Line, Panel
 from wva_adapter.sim.workers import Job, work
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -51,13 +51,24 @@ def test_a_bar_is_as_long_as_its_value() -> None:
     assert widths[0] == pytest.approx(2 * widths[1], abs=0.1)
 
 
-def test_points_that_lie_close_have_labels_apart() -> None:
-    points = [Point(name, 1.0, 99.9, "#000000") for name in ("one", "two")]
-    root = ElementTree.fromstring(
-        Figure("t", [[Panel("p", points=[*points, Point("far", 9, 50, "#000000")])]]).svg()
-    )
-    at = {t.text: float(t.attrib["y"]) for t in root.iter(f"{_SVG}text")}
-    assert abs(at["one"] - at["two"]) >= 12
+def test_the_headline_is_the_mean_over_seeds_and_leaves_out_who_served_too_few() -> None:
+    runs = [
+        {
+            "scenario": scenario,
+            "policy": policy,
+            "seed": seed,
+            "in_slo_pct": share,
+            "usd": 2.0 + seed,
+        }
+        for scenario in headline.SCENARIOS
+        for policy in headline.POLICIES
+        for seed, share in ((0, 99.0), (1, 98.0 if policy != "guard" else 1.0))
+    ]
+    of = headline.means(runs)
+    assert headline.table(of).splitlines()[2].startswith("| **demand-frugal** | 98.5 / 2.5 |")
+    shown = texts(headline.picture(of, 2))
+    assert shown.count("2.5 $, 98.5 %") == 4 * (len(headline.POLICIES) - 1)
+    assert "guard" not in shown
 
 
 def test_the_figures_of_the_paper_have_its_claims_and_both_rivals_beside_ours() -> None:

@@ -1,4 +1,4 @@
-"""Charts as SVG: lines and steps over time, bars and points, a table of numbers, and words below."""
+"""Charts as SVG: lines and steps over time, bars, a table of numbers, and words below."""
 
 from __future__ import annotations
 
@@ -27,17 +27,6 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One point with its name."""
-
-    label: str
-    x: float
-    y: float
-    color: str
-    ours: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Bar:
     """One bar with its name and what is written on it."""
 
@@ -49,17 +38,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart; it has lines, points or bars."""
+    """One chart; it has lines or bars."""
 
     title: str
     x_title: str = ""
     y_title: str = ""
     lines: Sequence[Line] = ()
-    points: Sequence[Point] = ()
     bars: Sequence[Bar] = ()
     height: int = 230
-    x_from_zero: bool = True
-    y_from_zero: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,27 +147,18 @@ def _panel(panel: Panel, x0: float, y0: float, width: float) -> str:
     if panel.bars:
         parts += _bars(panel, left, right, top, bottom)
         return "".join(parts)
-    xs = [x for line in panel.lines for x in line.xs] + [p.x for p in panel.points]
+    xs = [x for line in panel.lines for x in line.xs]
     ys = [y for line in panel.lines for y in line.ys if y is not None]
-    ys += [p.y for p in panel.points]
-    x_low, x_high = (0.0 if panel.x_from_zero else min(xs)), max(xs)
-    y_low, y_high = (0.0 if panel.y_from_zero else min(ys)), max(ys)
-    margin = 0.06 * (y_high - y_low or 1.0)
-    y_high += margin
-    if not panel.y_from_zero:
-        y_low -= margin
-    if panel.points:
-        x_high += 0.14 * (x_high - x_low)
+    x_high, y_high = max(xs), 1.06 * max(ys) or 1.0
 
     def px(x: float) -> float:
-        return left + (x - x_low) / ((x_high - x_low) or 1.0) * (right - left)
+        return left + x / x_high * (right - left)
 
     def py(y: float) -> float:
-        return bottom - (y - y_low) / ((y_high - y_low) or 1.0) * (bottom - top)
+        return bottom - y / y_high * (bottom - top)
 
-    for low, high, is_x in ((x_low, x_high, True), (y_low, y_high, False)):
-        step = _nice(high - low)
-        tick = step * -(-low // step)
+    for high, is_x in ((x_high, True), (y_high, False)):
+        step, tick = _nice(high), 0.0
         while tick <= high:
             if is_x:
                 parts.append(_text(px(tick), bottom + 15, f"{tick:g}", size=11, anchor="middle"))
@@ -210,17 +187,6 @@ def _panel(panel: Panel, x0: float, y0: float, width: float) -> str:
         )
         parts.append(_text(x + 23, y + 4, line.label, size=11))
         x += 40 + 6.2 * len(line.label)
-    taken: list[tuple[float, float]] = []
-    for point in sorted(panel.points, key=lambda p: -p.y):
-        x, y = px(point.x), py(point.y)
-        radius = 6.0 if point.ours else 4.5
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{point.color}"/>')
-        label_y = y + 4
-        while any(abs(label_y - ty) < 12 and abs(x - tx) < 110 for tx, ty in taken):
-            label_y += 12
-        taken.append((x, label_y))
-        weight = "600" if point.ours else "400"
-        parts.append(_text(x + 9, label_y, point.label, size=11, weight=weight))
     return "".join(parts)
 
 
@@ -255,7 +221,7 @@ def _bars(panel: Panel, left: float, right: float, top: float, bottom: float) ->
     parts = []
     for index, bar in enumerate(panel.bars):
         y = top + index * height
-        length = (right - left - names - 70) * bar.value / most
+        length = (right - left - names - 105) * bar.value / most
         parts.append(
             f'<rect x="{left + names:.1f}" y="{y + 3:.1f}" width="{max(1.0, length):.1f}" '
             f'height="{height - 6:.1f}" fill="{bar.color}"/>'

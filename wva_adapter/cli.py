@@ -364,7 +364,7 @@ def simulate(
     "source",
     required=True,
     metavar="RECORD|URL",
-    help="What `serve --record` wrote, or a Prometheus.",
+    help="What `serve --record` wrote, or a Prometheus that scrapes vLLM.",
 )
 @click.option(
     "--policy",
@@ -374,7 +374,11 @@ def simulate(
     show_default=True,
     help="A name, or a law in a YAML file; may be given again.",
 )
-@click.option("--since", type=Duration(), help="Only so long before the end, such as 7d.")
+@click.option(
+    "--since",
+    type=Duration(),
+    help="Only so long before the end, such as 7d; of a Prometheus, 1h if not said.",
+)
 @click.option(
     "--json",
     "json_file",
@@ -403,7 +407,7 @@ def backtest(
     """
     from rich.console import Console
 
-    from wva_adapter.backtest import check, of_recording, remarks, shown, tables
+    from wva_adapter.backtest import check, of_recording, of_url, remarks, shown, tables
     from wva_adapter.backtest.page import page
     from wva_adapter.sim.report import open_file
 
@@ -412,7 +416,10 @@ def backtest(
         if file is not None and file != "-":
             open_file(option, Path(file))
     with shown() as on_share:
-        tested = of_recording(Path(source), policies, since_s=since, on_share=on_share)
+        if source.startswith(("http://", "https://")):
+            tested = of_url(source, policies, since_s=since, now_s=time.time(), on_share=on_share)
+        else:
+            tested = of_recording(Path(source), policies, since_s=since, on_share=on_share)
     if html_file is not None:
         html_file.write_text(page(tested), encoding="utf-8")
     document = json.dumps(tested.document(), indent=2, allow_nan=False)

@@ -9,24 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wva_adapter.backtest.bounds import BOUNDS, bound
+from wva_adapter.backtest.prometheus import STEP_S, of_prometheus
 from wva_adapter.collect.record import open_recording
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Snapshot
 from wva_adapter.errors import CollectError, ConfigError
 from wva_adapter.sim.backtest import Backtest, backtest, check_policy
-from wva_adapter.sim.hindsight import LONGEST_GAP_S, RECORDED, Judged, Span
+from wva_adapter.sim.hindsight import LONGEST_GAP_S, Judged, Span
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_HOUR_S = 3600.0
 _SHOWN_SPANS = 5
-_NEGLIGIBLE = 0.05
-_BOUNDS = {None: "", "at least": "≥ ", "at most": "≤ ", "either": "~ "}
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Comparison:
     """A recording that policies were held against.
 
     Attributes:
@@ -55,20 +56,6 @@ class Tested:
         }
 
 
-def _bound(judged: Judged) -> str | None:
-    """Return which way counts are off, where a law follows what is in flight; ``None`` if not.
-
-    The adapter's ``demand`` follows arrivals, which are the same with any replicas.
-    """
-    if judged.policy == RECORDED or judged.policy.startswith("demand"):
-        return None
-    little_s = _NEGLIGIBLE * (judged.enough_s + judged.short_s + judged.unknown_s)
-    fewer, more = judged.fewer_s > little_s, judged.more_s > little_s
-    if fewer and more:
-        return "either"
-    return "at least" if fewer else "at most" if more else None
-
-
 def _document(judged: Judged) -> dict[str, Any]:
     return {
         "policy": judged.policy,
@@ -76,7 +63,7 @@ def _document(judged: Judged) -> dict[str, Any]:
         "model_id": judged.model[1],
         "replica_hours": judged.replica_hours,
         "usd": judged.usd,
-        "bound": _bound(judged),
+        "bound": bound(judged),
         "enough_s": judged.enough_s,
         "short_s": judged.short_s,
         "unknown_s": judged.unknown_s,
@@ -109,7 +96,7 @@ def check(policies: Sequence[str]) -> None:
 
 def of_recording(
     path: Path, policies: Sequence[str], *, since_s: float | None, on_share: Callable[[float], None]
-) -> Tested:
+) -> Comparison:
     """Hold policies against what ``serve --record`` wrote.
 
     Args:
@@ -140,6 +127,34 @@ def of_recording(
     return held_against(str(path), cycles(), recording.memory, policies)
 
 
+def of_url(
+    url: str,
+    policies: Sequence[str],
+    *,
+    since_s: float | None,
+    now_s: float,
+    on_share: Callable[[float], None],
+) -> Comparison:
+    """Hold policies against what a Prometheus has of vLLM.
+
+    Args:
+        url: Where its API is.
+        policies: Names or paths.
+        since_s: So many seconds until now; an hour for ``None``.
+        now_s: Unix time.
+        on_share: Told how much has been read, 0 to 1.
+
+    Raises:
+        ConfigError: A policy cannot be held against it.
+        CollectError: It cannot be read, or has nothing of that time.
+    """
+    # On a round moment, so that a page begins where the one before it ended.
+    to_s = now_s // STEP_S * STEP_S
+    from_s = to_s - (_HOUR_S if since_s is None else since_s)
+    cycles = of_prometheus(url, from_s=from_s, to_s=to_s, on_share=on_share)
+    return held_against(url, cycles, Memory(), policies)
+
+
 def _end_s(path: Path) -> float:
     at_s = 0.0
     try:
@@ -155,7 +170,7 @@ def held_against(
     cycles: Iterator[tuple[Snapshot, Policy]],
     memory: Memory,
     policies: Sequence[str],
-) -> Tested:
+) -> Comparison:
     """Hold policies against cycles, wherever they come from.
 
     Raises:
@@ -171,7 +186,7 @@ def held_against(
     problem = None
     if read.problem is not None:
         problem = f"{read.problem}; the {read.count} cycles before it were used"
-    return Tested(source, found, read.count, tuple(read.gaps_s), problem)
+    return Comparison(source, found, read.count, tuple(read.gaps_s), problem)
 
 
 class _Read:
@@ -196,7 +211,7 @@ class _Read:
             self.problem = str(error)
 
 
-def tables(tested: Tested) -> Iterator[Table]:
+def tables(tested: Comparison) -> Iterator[Table]:
     """Return a table for each model, the counts that really ran first."""
     from rich.table import Table
 
@@ -230,9 +245,9 @@ def tables(tested: Tested) -> Iterator[Table]:
 
 def _cells(judged: Judged) -> Iterator[str]:
     whole_s = max(1e-9, judged.enough_s + judged.short_s + judged.unknown_s)
-    bound = _BOUNDS[_bound(judged)]
-    yield f"{bound}{judged.replica_hours:.2f}"
-    yield f"{bound}{judged.usd:.2f}"
+    sign = BOUNDS[bound(judged)]
+    yield f"{sign}{judged.replica_hours:.2f}"
+    yield f"{sign}{judged.usd:.2f}"
     for spent_s in (
         judged.enough_s,
         judged.short_s,
@@ -255,7 +270,7 @@ def shown() -> Iterator[Callable[[float], None]]:
         yield lambda share: bar.update(task, completed=share)
 
 
-def remarks(tested: Tested) -> Iterator[str]:
+def remarks(tested: Comparison) -> Iterator[str]:
     """Return what is to be known of the tables, and when counts would have been short."""
     yield (
         "enough: no more came than replicas have carried within the SLO in this recording, or as "

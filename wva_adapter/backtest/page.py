@@ -6,15 +6,16 @@ import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from wva_adapter.backtest.bounds import BOUNDS, bound
 from wva_adapter.sim.hindsight import LEARNED_OFF, Judged
 
 if TYPE_CHECKING:
-    from wva_adapter.backtest import Tested
+    from wva_adapter.backtest import Comparison
 
 _MOST_MOMENTS = 1500
 
 
-def page(tested: Tested) -> str:
+def page(tested: Comparison) -> str:
     """Return the page: demand against what was asked for, over time, and a table, for each model."""
     from plotly.offline import get_plotlyjs
 
@@ -28,7 +29,7 @@ def page(tested: Tested) -> str:
     return f"{before}{get_plotlyjs()}{between}{data}{after}"
 
 
-def _model(tested: Tested, model: tuple[str, str]) -> dict[str, Any]:
+def _model(tested: Comparison, model: tuple[str, str]) -> dict[str, Any]:
     moments = tested.found.moments[model]
     every = max(1, len(moments) // _MOST_MOMENTS)
     carried = tested.found.carried
@@ -41,6 +42,7 @@ def _model(tested: Tested, model: tuple[str, str]) -> dict[str, Any]:
                 "name": judged.policy,
                 "replica_hours": judged.replica_hours,
                 "usd": judged.usd,
+                "bound": BOUNDS[bound(judged)],
                 "enough_s": judged.enough_s,
                 "short_s": judged.short_s,
                 "unknown_s": judged.unknown_s,

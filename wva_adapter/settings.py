@@ -257,6 +257,9 @@ class PolicySection(Section):
         600.0, description="For how long nobody must have asked before it does"
     )
     shadow: bool = Field(False, description="Decide counts and serve none of them")
+    priority: int = Field(
+        0, description="Where accelerators are scarce, models of a larger one are served first"
+    )
 
 
 class OverrideSection(PolicySection):

@@ -12,7 +12,7 @@ from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Bill
 
 if TYPE_CHECKING:
-    from wva_adapter.core.rules import Case
+    from wva_adapter.core.case import Case
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from wva_adapter.core.allocation import Cover, Option
+from wva_adapter.core.case import Case, Decisions
 from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.demand import analyze_demand
 from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.guards import pace_window_s
+from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import (
     Memory,
@@ -25,7 +27,7 @@ from wva_adapter.core.memory import (
 from wva_adapter.core.pages import take_pages
 from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
-from wva_adapter.core.rules import RULES, Case, Decisions, needed_to_be_seen
+from wva_adapter.core.rules import RULES, needed_to_be_seen
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
 from wva_adapter.core.snapshot import Snapshot, VariantState
@@ -144,8 +146,12 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         limits=limits,
         rests=rests,
         guards=snapshot.guards,
+        inventory=snapshot.inventory,
+        nodes=snapshot.nodes,
+        unknown=tuple(s for s in states if s.spec_replicas is None),
+        proposal=snapshot.proposal,
     )
-    decisions: Decisions = {key: _undisputed(state) for key, state in sorted(decidable.items())}
+    decisions = _undisputed_all(case)
     for rule in RULES:
         decisions = rule(decisions, case)
     decisions = {key: _signalled(d, decidable[key]) for key, d in decisions.items()}
@@ -310,6 +316,29 @@ def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: floa
         kept = Window().add(at_s, max(load.keep, load.supply), span_s=span_s)
         return replace(past, analysis=load.analysis, kept=kept)
     return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
+
+
+def scarce(plan: Plan) -> Scarcity | None:
+    """Return what all models want together, where a plan could not grant it all.
+
+    A slower method may find a better plan for it, which is judged when it arrives as the
+    ``proposal`` of a later snapshot. ``None`` where nothing was scarce.
+    """
+    case = plan.case
+    if case is None or not any(
+        step.rule == limit_accelerators.__name__
+        for decision in plan.decisions.values()
+        for step in decision.trail
+    ):
+        return None
+    decisions = _undisputed_all(case)
+    for rule in RULES[: RULES.index(limit_accelerators)]:
+        decisions = rule(decisions, case)
+    return scarcity(decisions, case)
+
+
+def _undisputed_all(case: Case) -> Decisions:
+    return {key: _undisputed(state) for key, state in sorted(case.states.items())}
 
 
 def _undisputed(state: VariantState) -> Decision:

@@ -80,6 +80,7 @@ class Policy:
         scale_to_zero: Whether a model that nobody asks for may lose its last replica.
         retention_s: For how long nobody must have asked before it does.
         shadow: Whether counts are decided and not served.
+        priority: Where accelerators are scarce, models of a larger one are served first.
 
     Raises:
         ValueError: A value is out of its range, or contradicts another.
@@ -109,6 +110,7 @@ class Policy:
     scale_to_zero: bool = False
     retention_s: float = 600.0
     shadow: bool = False
+    priority: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from wva_adapter.calendar import GuardsSection
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
+from wva_adapter.core.power import Objective
 from wva_adapter.documents import (
     Duration,
     Section,
@@ -23,6 +24,7 @@ from wva_adapter.documents import (
     read_document,
 )
 from wva_adapter.errors import ConfigError
+from wva_adapter.stock import InventorySection
 
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -260,6 +262,12 @@ class PolicySection(Section):
     priority: int = Field(
         0, description="Where accelerators are scarce, models of a larger one are served first"
     )
+    objective: Objective = Field(
+        "cost", description="What to spend least of: cost, power, or weighted, a sum of both"
+    )
+    power_price_per_kwh: float = Field(
+        0.15, description="Price of a kWh in $, where objective is weighted"
+    )
 
 
 class OverrideSection(PolicySection):
@@ -326,6 +334,7 @@ class Settings(Section):
     )
     policy: PolicySection = PolicySection()
     guards: GuardsSection = GuardsSection()
+    inventory: InventorySection = InventorySection()
     overrides: Annotated[tuple[OverrideSection, ...], Field(strict=False)] = Field(
         (),
         description="Keys of policy for some variants; what an entry does not set, it inherits",
@@ -421,7 +430,11 @@ def _checked(settings: Settings, name: str) -> Settings:
     if reader is not None and (reader.token_file is None) != reader.open:
         found = "neither" if reader.token_file is None else "both"
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
-    for problem in (*_chain_problems(settings), *settings.guards.problems()):
+    for problem in (
+        *_chain_problems(settings),
+        *settings.guards.problems(),
+        *settings.inventory.problems(),
+    ):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
     if settings.cluster is None and authentication.requestheader_client_ca_file is not None:
@@ -485,7 +498,7 @@ class SettingsFile:
         return before != (self.settings, self.problem)
 
 
-_CHANGEABLE = frozenset({"policy", "overrides", "guards", "cycle", "max_age"})
+_CHANGEABLE = frozenset({"policy", "overrides", "guards", "inventory", "cycle", "max_age"})
 """What a running adapter takes over; all else is settled when its parts are made."""
 
 

@@ -14,6 +14,7 @@ from wva_adapter.core.inventory import Inventory
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import ModelKey, ModelMemory, VariantMemory
 from wva_adapter.core.policy import Policy
+from wva_adapter.core.power import draw_of
 from wva_adapter.core.snapshot import VariantState
 from wva_adapter.core.zero import Rest
 
@@ -57,6 +58,12 @@ class Case:
     nodes: tuple[NodeState, ...] | None = None
     unknown: tuple[VariantState, ...] = ()
     proposal: Mapping[VariantKey, int] | None = None
+
+    def watts(self, key: VariantKey, share: float) -> float:
+        """Return what one replica of a variant draws at a share of what it can carry."""
+        variant = self.states[key].variant
+        each = draw_of(variant.accelerator, self.inventory.draws).at(share)
+        return variant.accelerators_per_replica * each
 
     def models_of(self, decisions: Decisions) -> Iterator[tuple[ModelKey, Sequence[Decision]]]:
         """Yield each model with the decisions on its variants, in the order of their keys."""

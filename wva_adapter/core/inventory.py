@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wva_adapter.core.power import Draw
+
 
 @dataclass(frozen=True, slots=True)
 class NamespaceQuota:
@@ -35,6 +37,7 @@ class Inventory:
         quotas: Per namespace.
         fixed_nodes: Whether the nodes that there are now are all that there will be. Where they
             are not, a pod that finds no place makes a cluster autoscaler bring one.
+        draws: What devices draw, by type, where that is not what data sheets say.
 
     Raises:
         ValueError: A number of devices is negative.
@@ -43,6 +46,7 @@ class Inventory:
     accelerators: Mapping[str, int] = field(default_factory=dict)
     quotas: tuple[NamespaceQuota, ...] = ()
     fixed_nodes: bool = False
+    draws: Mapping[str, Draw] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for accelerator, devices in self.accelerators.items():

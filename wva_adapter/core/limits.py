@@ -10,6 +10,7 @@ from wva_adapter.core.case import Case, Decisions
 from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.inventory import NamespaceQuota
+from wva_adapter.core.power import price_per_h
 from wva_adapter.core.room import Quota, Supply
 from wva_adapter.core.sharing import Counts, Grants, ModelRequest, share
 from wva_adapter.core.snapshot import Phase, VariantState
@@ -79,16 +80,22 @@ def _request(
     for decision in members:
         state, standing = case.states[decision.key], case.standings[decision.key]
         variant, highest = state.variant, decision.desired
+        policy, watts = (
+            case.policies[decision.key],
+            case.watts(decision.key, load.utilization.highest),
+        )
         if rises and standing.infeasible is None:
             # What a sibling does not get it may take over.
-            highest = max(highest, decision.current + case.policies[decision.key].max_up_step)
+            highest = max(highest, decision.current + policy.max_up_step)
             if variant.max_replicas is not None:
                 highest = max(decision.desired, min(highest, variant.max_replicas))
         options.append(
             Option(
                 key=decision.key,
                 capacity=load.capacity.get(decision.key, 1.0),
-                cost_per_h=decision.cost_per_h,
+                cost_per_h=price_per_h(
+                    policy.objective, decision.cost_per_h, watts, policy.power_price_per_kwh
+                ),
                 current=decision.current,
                 lowest=min(decision.desired, decision.current),
                 highest=highest,
@@ -96,6 +103,7 @@ def _request(
                 devices=variant.accelerators_per_replica,
                 pending=_without_devices(state),
                 tolerations=variant.tolerations,
+                power_w=watts,
             )
         )
     wanted = {decision.key: decision.desired for decision in members}

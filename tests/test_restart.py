@@ -209,3 +209,36 @@ async def test_ctrl_c_does_not_wait_for_anybody_to_notice(tmp_path: Path) -> Non
     async with started(tmp_path) as adapter:
         await adapter.until_it_says("serving")
         assert await adapter.end(signal.SIGINT) == 0
+
+
+async def test_what_was_learned_is_there_after_the_process_was_told_to_end(tmp_path: Path) -> None:
+    write_settings(tmp_path, "shutdown: {lame_duck: 0s}\nmemory: {file: memory.json, period: 1h}\n")
+    async with started(tmp_path) as first:
+        await first.until_it_says("serving")
+        await first.until_it_says("variant decided")
+        assert await first.end() == 0
+    assert "no memory kept yet" in first.events
+    async with started(tmp_path) as second:
+        await second.until_it_says("serving")
+        assert "memory restored" in second.events
+
+
+async def test_a_damaged_memory_is_set_aside_and_told_by_log_and_explanation(
+    tmp_path: Path,
+) -> None:
+    port = write_settings(tmp_path, "shutdown: {lame_duck: 0s}\nmemory: {file: memory.json}\n")
+    (tmp_path / "memory.json").write_text('{"format": "wva-adap')
+    async with started(tmp_path) as adapter:
+        await adapter.until_it_says("serving")
+        assert "memory lost" in adapter.events
+        context = ssl.create_default_context(cafile=tmp_path / "certificates" / "ca.crt")
+        async with httpx.AsyncClient(
+            base_url=f"https://127.0.0.1:{port}", verify=context, trust_env=False
+        ) as client:
+            answer = await client.get("/explain", headers={"accept": "text/plain"})
+            assert f"set aside as {tmp_path}/memory.json.aside; no count falls" in answer.text
+            assert (
+                "no memory, or a damaged one" in (await client.get("/explain")).json()["notes"][0]
+            )
+        assert await adapter.end() == 0
+    assert json.loads((tmp_path / "memory.json").read_text())["format"] == "wva-adapter memory"

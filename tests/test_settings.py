@@ -42,6 +42,13 @@ def test_what_is_printed_sets_every_key_to_its_default() -> None:
     assert parse_settings(text, "printed") == Settings(static_file="fleet.yaml")
 
 
+def test_what_an_entry_must_say_is_not_printed_as_if_it_had_a_default() -> None:
+    printed = list(describe_settings())
+
+    assert "  #   until: ...  # When it expires, a date and time" in printed
+    assert not any(line.strip("# -").startswith("until: null") for line in printed)
+
+
 def test_the_commented_sections_work_when_uncommented() -> None:
     lines = [
         line.removeprefix("# ")
@@ -54,6 +61,9 @@ def test_the_commented_sections_work_when_uncommented() -> None:
         .replace("open: False", "open: True")
         .replace("overrides: []", "overrides:")
         .replace("- namespace: null", "- namespace: chat")
+        .replace("gateways: []", "gateways:")
+        .replace("- namespace: ...", "- namespace: chat")
+        .replace("urls: ...", "urls: ['http://epp:9090/metrics']")
     )
     settings = parse_settings(text, "printed")
     assert settings.cluster == Cluster()
@@ -69,6 +79,16 @@ def test_the_commented_sections_work_when_uncommented() -> None:
             "reader: {open: true, token_file: t}",
             "reader: want token_file or open: true, found both",
         ),
+        ("memory: {config_map: a/b}", "memory.config_map without cluster: want cluster, or file"),
+        ("memory: {file: m, config_map: a/b}", "memory: want file or config_map, found both"),
+        ("memory: {config_map: b}", "memory.config_map: found 'b', want NAMESPACE/NAME"),
+        ("memory: {file: m, period: 0s}", "memory.period: found '0s', want greater than 0"),
+        ("gateways: [{namespace: chat, urls: []}]", "gateways[0].urls: found none, want at"),
+        (
+            "gateways: [{namespace: chat, urls: ['epp:9090']}]",
+            "gateways[0].urls: found 'epp:9090', want http://HOST:PORT/PATH or https",
+        ),
+        ("gateways: [{urls: ['http://epp:9090/metrics']}]", "gateways[0].namespace: missing"),
         ("chain: {timeout: 5s}", "chain.timeout: found 5s, want below 5s"),
         (
             "chain: {providers: [{name: a, default: true}]}",
@@ -232,6 +252,28 @@ def test_a_page_goes_stale_after_three_scrapes_unless_said() -> None:
         ("cycle: 2m", "want cycle < max_age, got cycle=2m, max_age=1m"),
         ("tls: {cert_file: tls.crt}", "tls.cert_file without tls.key_file: want both or neither"),
         ("tls: {key_file: tls.key}", "tls.key_file without tls.cert_file: want both or neither"),
+        (
+            "tls: {min_version: VersionTLS11}",
+            "tls.min_version: found 'VersionTLS11', want 'VersionTLS12' or 'VersionTLS13'",
+        ),
+        (
+            "tls: {cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265]}",
+            (
+                "tls.cipher_suites[0]: found 'TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265', "
+                "did you mean TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256?"
+            ),
+        ),
+        (
+            "tls: {cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]}",
+            "want suites with ECDHE and GCM or CHACHA20: TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,",
+        ),
+        (
+            "tls: {cipher_suites: [TLS_AES_128_GCM_SHA256]}",
+            (
+                "wva.yaml: no suite of TLS 1.2 in tls.cipher_suites: want one, such as "
+                "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, or tls.min_version: VersionTLS13"
+            ),
+        ),
         ("cycle: 1s\ncycle: 2s", "wva.yaml: line 3: not valid YAML: key 'cycle' is written twice"),
         ("cycle: [", "not valid YAML"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 from wva_adapter.collect.record import Recording, decided
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.planner import plan
-from wva_adapter.core.policy import Policy
+from wva_adapter.core.policies import Policies
 from wva_adapter.errors import CollectError, ConfigError
 from wva_adapter.publish.explain import decision_document, load_document
 
@@ -61,11 +61,11 @@ class Replay:
             yield f"{key}: undecided, {why}"
 
 
-def replay(recording: Recording, *, policy: Policy | None, line: int | None) -> Replay:
+def replay(recording: Recording, *, policies: Policies | None, line: int | None) -> Replay:
     """Play a recording again, up to a line or to its end.
 
     Args:
-        policy: Decide under it; ``None`` for the recorded ones.
+        policies: Decide under them; ``None`` for the recorded ones.
 
     Raises:
         ConfigError: ``line`` holds no cycle.
@@ -78,7 +78,7 @@ def replay(recording: Recording, *, policy: Policy | None, line: int | None) -> 
         for cycle in recording.cycles():
             if line is not None and cycle.line > line:
                 break
-            last, memory = plan(cycle.snapshot, policy or cycle.policy, memory)
+            last, memory = plan(cycle.snapshot, policies or cycle.policies, memory)
             at, count = cycle.line, count + 1
             # What the file holds went through JSON, so what it is compared with does too.
             if json.loads(json.dumps(decided(last))) != cycle.decided:

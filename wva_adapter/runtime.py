@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wva_adapter.collect.assemble import ReplicaView, Source, VariantView, assemble
 from wva_adapter.collect.cluster import ClusterSource
+from wva_adapter.collect.gateway import Gateway, GatewayReader
 from wva_adapter.collect.record import Recorder
 from wva_adapter.collect.scrape import Scraper
 from wva_adapter.collect.static import StaticSource
@@ -28,6 +29,7 @@ from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.publish.apiservice import ApiService, ApiServiceKeeper, parse_address
 from wva_adapter.publish.board import Board
 from wva_adapter.publish.explain import Refusals
+from wva_adapter.publish.keep import ConfigMapStore, FileStore, MemoryKeeper
 from wva_adapter.publish.telemetry import Telemetry
 from wva_adapter.serve.app import create_app, in_front
 from wva_adapter.serve.certificates import serving_pair
@@ -85,8 +87,6 @@ class Adapter:
         self._speed = speed
         self._policies = settings.to_policies()
         self._recorder = None if record is None else Recorder(record)
-        if self._recorder is not None and self._policies.overrides:
-            raise ConfigError("--record: overrides cannot be recorded, want a file without them")
         self._clock = clock
         self._cycle_s = settings.cycle / speed
         self._solver = Solver(settings.max_age / speed)
@@ -120,6 +120,17 @@ class Adapter:
             clock=clock,
             on_page=self._on_page,
         )
+        self._gateways = GatewayReader(
+            [
+                Gateway(one.namespace, one.urls, one.model, _below(folder, one.token_file))
+                for one in settings.gateways
+            ],
+            period_s=settings.scrape_period / speed,
+            timeout_s=settings.scrape_timeout / speed,
+            stale_after_s=3 * settings.scrape_period,
+            clock=clock,
+            on_queue=self._news.set,
+        )
         self.board = Board(
             settings.max_age,
             clock,
@@ -136,6 +147,7 @@ class Adapter:
                 ca_file=_below(folder, settings.tls.ca_file),
                 names=settings.tls.names,
             ),
+            protocol=settings.tls.to_protocol(),
             check_period_s=settings.tls.check_period,
             is_announced=self._is_announced,
         )
@@ -145,6 +157,7 @@ class Adapter:
         self._api: KubernetesApi | None = None
         if settings.cluster is not None:
             self._api = KubernetesApi(_below(folder, settings.cluster.kubeconfig))
+        self._memory_keeper = _memory_keeper(settings, folder, self._api, clock=clock, speed=speed)
         self._chain = Chain(
             [
                 _upstream(provider, folder, self._api, recorded_ca=self._recorded_ca)
@@ -246,6 +259,8 @@ class Adapter:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
             await self._solver.stop()
+            if self._memory_keeper is not None:
+                await self._memory_keeper.save(self._known())
             if self._cluster is not None:
                 await self._cluster.stop()
             await self._chain.close()
@@ -269,6 +284,10 @@ class Adapter:
             work["delegation"] = self._delegation.run()
         if self._keeper is not None:
             work["apiservice"] = self._keeper.run()
+        if self._settings.gateways:
+            work["gateways"] = self._gateways.run()
+        if self._memory_keeper is not None:
+            work["memory"] = self._memory_keeper.run(self._known)
         return [asyncio.create_task(doing, name=name) for name, doing in work.items()]
 
     async def _listen(self) -> None:
@@ -290,6 +309,8 @@ class Adapter:
 
     async def _decide_forever(self) -> None:
         await self._follow_cluster()
+        if self._memory_keeper is not None:
+            self._memory = await self._memory_keeper.restore()
         while True:
             try:
                 self._decide()
@@ -318,6 +339,10 @@ class Adapter:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
+    def _known(self) -> Memory | None:
+        """Return what is worth keeping; before the first decision nothing is."""
+        return None if self._last is None else self._memory
+
     @property
     def _servers(self) -> tuple[Server, ...]:
         return (self.server,) if self.reader is None else (self.server, self.reader)
@@ -345,6 +370,7 @@ class Adapter:
         now_s = self._clock()
         guards = self._settings.guards.at(now_s)
         snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, guards)
+        snapshot = replace(snapshot, gateways=self._gateways.states(snapshot.variants))
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
@@ -368,7 +394,7 @@ class Adapter:
         if self._recorder is None:
             return
         try:
-            self._recorder.record(snapshot, self._policies.default, before, decided)
+            self._recorder.record(snapshot, self._policies, before, decided)
         except OSError as error:
             # A full disk must not end the decisions; what follows a gap could not be replayed.
             log.error("recording ended", extra={"problem": error.strerror})
@@ -394,7 +420,9 @@ class Adapter:
         """Return what of the configuration is wrong, so that an earlier one holds."""
         file = [] if self._file is None or self._file.problem is None else [self._file.problem]
         of_variant = {} if self._cluster is None else self._cluster.refused
-        return Refusals(tuple(file), of_variant)
+        keeper = self._memory_keeper
+        lost = () if keeper is None else keeper.problems
+        return Refusals(tuple(file), (*lost, *self._gateways.problems), of_variant=of_variant)
 
     def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
         self._recorded = former
@@ -425,6 +453,24 @@ class Adapter:
         policy = self._policy_of.get(view.uid, self._policies.default)
         if before is None or crosses(before, now, policy):
             self._news.set()
+
+
+def _memory_keeper(
+    settings: Settings,
+    folder: Path,
+    api: KubernetesApi | None,
+    *,
+    clock: Callable[[], float],
+    speed: float,
+) -> MemoryKeeper | None:
+    """Return who keeps the memory over restarts; ``None`` where nowhere is said."""
+    wanted = settings.memory
+    period_s = wanted.period / speed
+    if wanted.file is not None:
+        return MemoryKeeper(FileStore(folder / wanted.file), period_s=period_s, clock=clock)
+    if wanted.config_map is not None and api is not None:
+        return MemoryKeeper(ConfigMapStore(api, wanted.config_map), period_s=period_s, clock=clock)
+    return None
 
 
 def _below(folder: Path, name: str | None) -> Path | None:

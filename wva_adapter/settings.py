@@ -8,10 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from wva_adapter.calendar import GuardsSection
+from wva_adapter.ciphers import MinVersion, TlsProtocol, check_suite, protocol
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
 from wva_adapter.core.power import Objective
@@ -29,7 +30,9 @@ from wva_adapter.stock import InventorySection
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 _NAME = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_OBJECT = re.compile(rf"{_NAME}/{_NAME}(?:\.{_NAME})*")
 _SERVICE = re.compile(rf"{_NAME}/{_NAME}(?::[0-9]{{1,5}})?")
+_PAGE = re.compile(r"https?://[^/?#@\s]+/[^\s#@]*")
 _HTTPS = re.compile(r"https://[^/?#@\s]+/?")
 # How long kube-apiserver and its clients wait before they call a backend dead.
 _AGGREGATOR_WAITS_S = 5.0
@@ -72,6 +75,23 @@ class Tls(Section):
     check_period: Annotated[PositiveDuration, Field(le=60)] = Field(
         30.0, description="How often the certificate's files are looked at; at most 60s"
     )
+    min_version: MinVersion = Field(
+        "VersionTLS12", description="Oldest TLS that is spoken: VersionTLS12 or VersionTLS13"
+    )
+    cipher_suites: Annotated[
+        tuple[Annotated[str, AfterValidator(check_suite)], ...], Field(strict=False)
+    ] = Field((), description="Suites of TLS 1.2 that are spoken; empty means OpenSSL's choice")
+
+    def to_protocol(self) -> TlsProtocol:
+        """Return which TLS is spoken.
+
+        Raises:
+            ConfigError: No suite is left for its oldest version.
+        """
+        try:
+            return protocol(self.min_version, self.cipher_suites)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 class Cluster(Section):
@@ -81,6 +101,31 @@ class Cluster(Section):
         None, description="Kubeconfig file; without one, the pod's own service account"
     )
     namespaces: Names = Field((), description="Namespaces to look at; empty means all")
+
+
+class GatewaySection(Section):
+    """A gateway whose endpoint picker tells what waits before any replica, and what came"""
+
+    namespace: str = Field(description="Namespace of the models behind it")
+    urls: Names = Field(
+        description="Its metrics pages, one per process: http://ADDRESS:9090/metrics"
+    )
+    model: str | None = Field(
+        None, description="Model id of all behind it; default: by the names on its pages"
+    )
+    token_file: str | None = Field(None, description="File of our bearer token for its pages")
+
+
+class MemorySection(Section):
+    """What was learned of capacity, starts and arrivals, kept over restarts; by default it is not"""
+
+    file: str | None = Field(None, description="File to keep it in, relative to this file's folder")
+    config_map: str | None = Field(
+        None, description="ConfigMap (NAMESPACE/NAME, it must be there) to keep it in instead"
+    )
+    period: PositiveDuration = Field(
+        60.0, description="How often it is written; when the adapter ends, it is in any case"
+    )
 
 
 class Authentication(Section):
@@ -329,6 +374,10 @@ class Settings(Section):
     controller_instance: str = Field(
         "default", description="Label controller_instance on all that is served"
     )
+    memory: MemorySection = MemorySection()
+    gateways: Annotated[tuple[GatewaySection, ...], Field(strict=False)] = Field(
+        (), description="Gateways: with them a model at zero is woken, and one unasked may sleep"
+    )
     audit_log: bool = Field(
         False, description="Write a line for each request: who asked what, and what it got"
     )
@@ -410,6 +459,7 @@ def parse_settings(text: str, name: str) -> Settings:
 def _checked(settings: Settings, name: str) -> Settings:
     try:
         settings.to_policies()
+        settings.tls.to_protocol()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     if settings.cycle >= settings.max_age:
@@ -431,6 +481,8 @@ def _checked(settings: Settings, name: str) -> Settings:
         found = "neither" if reader.token_file is None else "both"
         raise ConfigError(f"{name}: reader: want token_file or open: true, found {found}")
     for problem in (
+        *_memory_problems(settings),
+        *_gateway_problems(settings),
         *_chain_problems(settings),
         *settings.guards.problems(),
         *settings.inventory.problems(),
@@ -522,6 +574,27 @@ def why_not_chained(settings: Settings, owner: str) -> str | None:
     return None
 
 
+def _memory_problems(settings: Settings) -> Iterator[str]:
+    memory = settings.memory
+    if memory.config_map is None:
+        return
+    if memory.file is not None:
+        yield "memory: want file or config_map, found both"
+    if not _OBJECT.fullmatch(memory.config_map):
+        yield f"memory.config_map: found {memory.config_map!r}, want NAMESPACE/NAME"
+    if settings.cluster is None:
+        yield "memory.config_map without cluster: want cluster, or file"
+
+
+def _gateway_problems(settings: Settings) -> Iterator[str]:
+    for index, gateway in enumerate(settings.gateways):
+        if not gateway.urls:
+            yield f"gateways[{index}].urls: found none, want at least one"
+        for url in gateway.urls:
+            if not _PAGE.fullmatch(url):
+                yield f"gateways[{index}].urls: found {url!r}, want http://HOST:PORT/PATH or https"
+
+
 def _chain_problems(settings: Settings) -> Iterator[str]:
     own = settings.api_service
     if own is not None and not _SERVICE.fullmatch(own.service):
@@ -583,7 +656,8 @@ def _inner_section(field: FieldInfo) -> type[BaseModel] | None:
 
 def _written(field: FieldInfo) -> str:
     default = field.default
-    if field.is_required():
+    # A default that is looked at like a value is none: it only gives its refusal better words.
+    if field.is_required() or field.validate_default:
         return "..."
     if default is None:
         return "null"

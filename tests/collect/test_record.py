@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ from tests.builders import a_state, a_variant, filled
 from wva_adapter.collect.record import Recorder, decided, open_recording
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
+from wva_adapter.core.policies import Override, Policies
+from wva_adapter.core.policies import from_document as policies_from_document
+from wva_adapter.core.policies import to_document as policies_to_document
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.portable import from_portable, to_portable
 from wva_adapter.core.snapshot import Snapshot
@@ -20,7 +23,9 @@ from wva_adapter.errors import CollectError, ConfigError
 CYCLES = 12
 
 
-def a_recording(path: Path, *, policy: Policy | None = None) -> Path:
+def a_recording(
+    path: Path, *, policy: Policy | None = None, overrides: tuple[Override, ...] = ()
+) -> Path:
     """Twelve cycles of two variants whose load rises; the policy changes after six."""
     policy, memory, recorder = policy or Policy(), Memory(), Recorder(path)
     for number in range(CYCLES):
@@ -33,8 +38,9 @@ def a_recording(path: Path, *, policy: Policy | None = None) -> Path:
         )
         snapshot = Snapshot(at_s, states)
         before = memory
-        planned, memory = plan(snapshot, policy, memory)
-        recorder.record(snapshot, policy, before, planned)
+        policies = Policies(policy, overrides)
+        planned, memory = plan(snapshot, policies, memory)
+        recorder.record(snapshot, policies, before, planned)
     recorder.close()
     return path
 
@@ -45,10 +51,74 @@ def test_a_replay_gives_the_recorded_decisions_bit_for_bit(analysis: str, tmp_pa
     recording = open_recording(a_recording(tmp_path / "run.jsonl", policy=policy))
     memory, cycles = recording.memory, list(recording.cycles())
 
-    assert [cycle.policy.max_up_step for cycle in cycles] == [8] * 6 + [1] * 6
+    assert [cycle.policies.default.max_up_step for cycle in cycles] == [8] * 6 + [1] * 6
     for cycle in cycles:
-        planned, memory = plan(cycle.snapshot, cycle.policy, memory)
+        planned, memory = plan(cycle.snapshot, cycle.policies, memory)
         assert json.loads(json.dumps(decided(planned))) == cycle.decided
+
+
+OVERRIDES = (
+    Override(
+        source="overrides[0]",
+        changes={"analysis": "saturation", "stale_after_s": 30.0, "utilization": None},
+        model_id="llama",
+    ),
+    Override(
+        source="configmap chat/thresholds",
+        changes={"kv_spare_trigger": 0.7, "scale_to_zero": True},
+        namespace="chat",
+        local=True,
+    ),
+    Override(source="overrides[1]", changes={"shadow": True}, namespace="chat", variant="b"),
+)
+
+
+def test_overrides_are_recorded_and_replayed_bit_for_bit(tmp_path: Path) -> None:
+    path = a_recording(tmp_path / "run.jsonl", overrides=OVERRIDES)
+    recording = open_recording(path)
+    memory, plain = recording.memory, recording.memory
+    differs = False
+
+    for cycle in recording.cycles():
+        assert cycle.policies.overrides == OVERRIDES
+        planned, memory = plan(cycle.snapshot, cycle.policies, memory)
+        assert json.loads(json.dumps(decided(planned))) == cycle.decided
+        without, plain = plan(cycle.snapshot, cycle.policies.default, plain)
+        differs |= decided(without) != decided(planned)
+    assert differs  # so that a replay that lost the overrides would have been noticed
+
+
+def test_every_field_of_a_policy_can_be_overridden_in_a_recording() -> None:
+    changes = {f.name: getattr(Policy(), f.name) for f in fields(Policy)}
+    whole = Policies(Policy(), (Override(source="all", changes=changes, namespace="chat"),))
+
+    document = json.loads(json.dumps(policies_to_document(whole), allow_nan=False))
+
+    assert policies_from_document(document) == whole
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([{"source": "s"}], r"overrides\[0\]: damaged: 'for'"),
+        (
+            [{"source": "s", "for": [None], "local": False, "changes": {}}],
+            r"overrides\[0\]: found \[None\], want a list of 3",
+        ),
+        (
+            [{"source": "s", "for": ["a", None, None], "local": False, "changes": {"no": 1}}],
+            r"overrides\[0\]: damaged: 'no'",
+        ),
+        (
+            [{"source": "s", "for": ["a", None, None], "local": False, "changes": {"shadow": 1}}],
+            r"overrides\[0\]: found 1, want true or false",
+        ),
+        (7, r"overrides\[0\]: damaged"),
+    ],
+)
+def test_damaged_overrides_are_named(overrides: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        policies_from_document({"policy": to_portable(Policy()), "overrides": overrides})
 
 
 def test_every_field_of_a_snapshot_is_carried() -> None:

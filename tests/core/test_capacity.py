@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.driven import Traffic, intervals, pages, table_times, true_rate
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
-from wva_adapter.core.interval import Interval, interval, unusable
+from wva_adapter.core.interval import Interval, has_caught_up, interval, unusable
 from wva_adapter.core.priors import generic_prior, scaled_prior
 from wva_adapter.core.service_rate import Shape, Slo, service_rate
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState
@@ -23,6 +23,7 @@ def an_interval(
     prompt_tokens_per_s: float = 3000,
     at_s: float = 5,
     input_tokens: float = 1000,
+    started: float = 10,
 ) -> Interval:
     """Return an interval that these times explain without error."""
     steps_s = times.a_s + times.b_s * batch + times.c_s * kv_tokens
@@ -37,8 +38,8 @@ def an_interval(
         prompt_tokens_per_s=prompt_tokens_per_s,
         kv_tokens=kv_tokens,
         prefilling=0,
-        started=10,
-        input_tokens=10 * input_tokens,
+        started=started,
+        input_tokens=started * input_tokens,
         finished=10,
         output_tokens=2560,
         arrivals=10,
@@ -79,6 +80,17 @@ def test_at_a_steady_load_a_wrong_prior_is_scaled_as_a_whole() -> None:
     fit = fresh_fit(TRUTH.scaled(2)).learn([an_interval()] * 60)
     for name in ("a_s", "b_s", "c_s", "d_s"):
         assert getattr(fit.times, name) == pytest.approx(getattr(TRUTH, name), rel=0.1)
+
+
+def test_a_length_is_the_mean_of_many_requests_where_few_arrive() -> None:
+    known = Shape().learn([an_interval(started=50, input_tokens=1000)])
+
+    few = known.learn([an_interval(started=2, input_tokens=9000)])
+    many = known.learn([an_interval(started=80, input_tokens=9000)])
+
+    # Two of 200 requests that the mean comes from; with many, cycles count alike.
+    assert few.input_tokens == pytest.approx(1000 + 8000 * 0.01, rel=1e-2)
+    assert many.input_tokens == pytest.approx(1000 + 8000 * 0.15)
 
 
 def test_seconds_of_another_length_change_the_learned_times_by_that_alone() -> None:
@@ -226,6 +238,16 @@ def test_a_replica_that_warms_up_or_drains_teaches_nothing(
 ) -> None:
     seen = an_interval(at_s=105)._replace(queued_before=queued)
     assert unusable(seen, state) == reason
+
+
+def test_a_queue_in_a_replica_that_had_none_is_its_own() -> None:
+    state = ReplicaState("r0", ready_at_s=0)
+    seen = an_interval(at_s=105)._replace(queued_before=3)
+    assert unusable(seen, state, caught_up=True) is None
+    assert has_caught_up(a_page(30), state)
+    assert not has_caught_up(a_page(29), state)  # perhaps nobody knows of it yet
+    assert not has_caught_up(replace(a_page(30), queued_requests=1), state)
+    assert not has_caught_up(replace(a_page(30), queued_requests=None), state)
 
 
 def test_a_replica_that_has_settled_or_of_unknown_age_teaches() -> None:

@@ -101,6 +101,7 @@ class AdapterProcess:
             "listen": {"address": "127.0.0.1", "port": self._port},
             "tls": {"directory": "certificates", "names": [f"{SERVICE}.{NAMESPACE}.svc"]},
             "cluster": {"kubeconfig": "kubeconfig"},
+            "memory": {"config_map": f"{NAMESPACE}/wva-adapter-memory", "period": "5s"},
             "shutdown": {"lame_duck": "0s"},
             "scrape_period": "1s",
             "scrape_timeout": "1s",

@@ -19,14 +19,18 @@ pytestmark = pytest.mark.anyio
 Right = tuple[str, str, str]
 """API group, resource, verb."""
 
-ROLES = ("wva-adapter", "wva-adapter-apiservice")
+ROLES = (
+    ("clusterrole", "wva-adapter"),
+    ("clusterrole", "wva-adapter-apiservice"),
+    ("role", "wva-adapter-memory"),
+)
 
 
 async def granted(plane: ControlPlane) -> set[Right]:
     """Return what the roles of the manifests allow."""
     rights = set()
-    for role in ROLES:
-        for rule in (await plane.get("clusterrole", role))["rules"]:
+    for kind, name in ROLES:
+        for rule in (await plane.get(kind, name, "-n", NAMESPACE))["rules"]:
             for group in rule["apiGroups"]:
                 for resource in rule["resources"]:
                     rights |= {(group, resource, verb) for verb in rule["verbs"]}

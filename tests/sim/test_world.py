@@ -62,8 +62,7 @@ def a_scenario(
         title="a test",
         horizon_s=horizon_s,
         fleet=(deployed,),
-        draw=lambda times, sizes: traffic,
-        **given,  # type: ignore[arg-type]
+        **{"draw": lambda times, sizes: traffic, **given},  # type: ignore[arg-type]
     )
 
 

@@ -228,6 +228,7 @@ class ScaledObjectSpec(_Object, frozen=True):
     min_replica_count: int | None = None
     max_replica_count: int | None = None
     idle_replica_count: int | None = None
+    cooldown_period: int | None = None
     advanced: AdvancedConfig = AdvancedConfig()
     triggers: tuple[Trigger, ...] = ()
     fallback: Fallback | None = None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from wva_adapter.core import policies as portable_policies
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.memory import Memory
-from wva_adapter.core.policy import Policy
+from wva_adapter.core.policies import Policies
 from wva_adapter.core.portable import from_portable, to_portable
 from wva_adapter.core.remembered import from_document, to_document
 from wva_adapter.core.snapshot import Snapshot
@@ -34,9 +35,9 @@ class Recorder:
             self._file: TextIO = path.open("w", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"recording {path}: cannot be written: {error.strerror}") from None
-        self._policy: Policy | None = None
+        self._policies: Policies | None = None
 
-    def record(self, snapshot: Snapshot, policy: Policy, memory: Memory, plan: Plan) -> None:
+    def record(self, snapshot: Snapshot, policies: Policies, memory: Memory, plan: Plan) -> None:
         """Append one cycle.
 
         Args:
@@ -45,12 +46,16 @@ class Recorder:
         Raises:
             OSError: The file cannot be written any more.
         """
-        if self._policy is None:
-            head = {"format": _FORMAT, "version": VERSION, "policy": to_portable(policy)}
+        if self._policies is None:
+            head = {
+                "format": _FORMAT,
+                "version": VERSION,
+                **portable_policies.to_document(policies),
+            }
             self._write(head | {"memory": to_document(memory)})
-        elif policy != self._policy:
-            self._write({"policy": to_portable(policy)})
-        self._policy = policy
+        elif policies != self._policies:
+            self._write(portable_policies.to_document(policies))
+        self._policies = policies
         self._write({"snapshot": to_portable(snapshot)} | decided(plan))
         self._file.flush()
 
@@ -69,13 +74,13 @@ class Cycle:
 
     Attributes:
         line: Its line in the file; the first one is 1.
-        policy: The policy that it was decided under.
+        policies: What it was decided under.
         decided: What was decided, as ``decided`` tells it.
     """
 
     line: int
     snapshot: Snapshot
-    policy: Policy
+    policies: Policies
     decided: dict[str, Any]
 
 
@@ -84,12 +89,12 @@ class Recording:
     """A recording that was opened.
 
     Attributes:
-        policy: The policy at its start.
+        policies: Those at its start.
         memory: The memory at its start.
     """
 
     path: Path
-    policy: Policy
+    policies: Policies
     memory: Memory
 
     def cycles(self) -> Iterator[Cycle]:
@@ -98,19 +103,19 @@ class Recording:
         Raises:
             CollectError: A line is cut or damaged; what came before it was good.
         """
-        policy = self.policy
+        policies = self.policies
         with self.path.open(encoding="utf-8", errors="replace") as file:
             next(file)
             for number, line in enumerate(file, start=2):
                 document = _parsed(self.path, number, line)
                 try:
                     if "snapshot" not in document:
-                        policy = from_portable(Policy, document.get("policy"))
+                        policies = portable_policies.from_document(document)
                         continue
                     snapshot = from_portable(Snapshot, document.pop("snapshot"))
                 except ValueError as error:
                     raise CollectError(f"{self.path} line {number}", str(error)) from None
-                yield Cycle(number, snapshot, policy, document)
+                yield Cycle(number, snapshot, policies, document)
 
 
 def decided(plan: Plan) -> dict[str, Any]:
@@ -142,8 +147,8 @@ def open_recording(path: Path) -> Recording:
         found = head.get("version")
         raise ConfigError(f"{path}: recording of version {found!r}, want {VERSION}")
     try:
-        policy = from_portable(Policy, head.get("policy"))
-        return Recording(path, policy, from_document(head.get("memory")))
+        policies = portable_policies.from_document(head)
+        return Recording(path, policies, from_document(head.get("memory")))
     except ValueError as error:
         raise ConfigError(f"{path} line 1: {error}") from None
 

@@ -195,7 +195,11 @@ def _learn(
     for state in states:
         key = state.variant.key
         past = memory.variants.get(key, VariantMemory())
-        usable = [done for r, done in pages.news.get(key, ()) if unusable(done, r) is None]
+        usable = [
+            done
+            for replica, done in pages.news.get(key, ())
+            if unusable(done, replica, caught_up=pages.of(state, replica).caught_up) is None
+        ]
         fit = past.fit
         if fit is None or (fit.samples == 0 and not usable):
             fit = fresh_fit(_prior(state, states, memory))
@@ -248,6 +252,7 @@ def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Poli
         kv_cache_tokens=memory.kv_cache_tokens,
         context_tokens=fit.context_tokens,
         prior=fit.prior,
+        weight=fit.weight,
     )
 
 

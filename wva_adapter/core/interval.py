@@ -13,6 +13,9 @@ WARM_UP_S = 60.0
 INHERITED_S = 300.0
 """So long after it became ready a queue in a replica may be one that others left to it."""
 
+CAUGHT_UP_AFTER_S = 30.0
+"""A replica in which nothing waits after so long has no queue of others."""
+
 _COUNTERS = (
     "prompt_tokens_total",
     "generation_tokens_total",
@@ -145,10 +148,13 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
     )
 
 
-def unusable(interval: Interval, state: ReplicaState) -> str | None:
+def unusable(interval: Interval, state: ReplicaState, *, caught_up: bool = False) -> str | None:
     """Return why nothing should be learned of a replica's speed from an interval, in words.
 
     ``None`` where it says how fast the replica is. What is not known of the replica is no reason.
+
+    Args:
+        caught_up: Whether the replica had nothing waiting once, so that what waits is its own.
     """
     if state.phase is not Phase.READY:
         return f"{state.name} is {state.phase.value}"
@@ -156,11 +162,21 @@ def unusable(interval: Interval, state: ReplicaState) -> str | None:
         age_s = interval.at_s - interval.span_s - state.ready_at_s
         if age_s < WARM_UP_S:
             return f"{state.name} was ready for {max(0.0, age_s):.0f} s only, want {WARM_UP_S:.0f}"
-        if age_s < INHERITED_S and interval.queued_before:
+        if age_s < INHERITED_S and interval.queued_before and not caught_up:
             return f"{state.name} drains the {interval.queued_before:g} that waited when it came"
     if interval.itl_count <= 0 and interval.queued:
         return f"{state.name} is stuck: {interval.queued:g} wait and no token was generated"
     return None
+
+
+def has_caught_up(page: ReplicaSample, state: ReplicaState) -> bool:
+    """Return whether this page shows that a replica has served what waited when it came."""
+    return (
+        state.ready_at_s is not None
+        and page.at_s - state.ready_at_s >= CAUGHT_UP_AFTER_S
+        and page.queued_requests == 0
+        and not page.deferred_requests
+    )
 
 
 def _restarted(earlier: tuple[float | None, ...], later: tuple[float | None, ...]) -> bool:

@@ -170,6 +170,7 @@ class ReplicaMemory(NamedTuple):
         page: The last page of it that was taken in.
         arrivals_per_s: Requests that came to it, as of that page; ``None`` before two pages.
         moved_at_s: Unix time at which it last served anything, or nothing waited.
+        caught_up: Whether it had served all that may have waited for it when it became ready.
     """
 
     kv_cache_usage: Window = Window()
@@ -178,6 +179,7 @@ class ReplicaMemory(NamedTuple):
     page: ReplicaSample | None = None
     arrivals_per_s: float | None = None
     moved_at_s: float | None = None
+    caught_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

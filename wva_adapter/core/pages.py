@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wva_adapter.core.fleet import VariantKey
-from wva_adapter.core.interval import Interval, interval
+from wva_adapter.core.interval import Interval, has_caught_up, interval
 from wva_adapter.core.memory import ReplicaKey, ReplicaMemory
 from wva_adapter.core.snapshot import ReplicaState, VariantState
 
@@ -71,6 +71,7 @@ def take_pages(states: Sequence[VariantState], memory: Mapping[ReplicaKey, Repli
                 page,
                 arrivals,
                 moved_at_s,
+                past.caught_up or has_caught_up(page, replica),
             )
             replicas[place] = now
             seen.append((replica, now))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 from wva_adapter.core.policy import Policy
+from wva_adapter.core.portable import from_portable, to_portable
 
 PER_VARIANT: Final = frozenset({"max_up_step", "max_down_share", "down_period_s", "shadow"})
 """Fields that an override of single variants may set; all others hold for a model as a whole."""
 
 _FIELDS: Final = frozenset(one.name for one in fields(Policy))
+_KINDS: Final = get_type_hints(Policy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,3 +127,57 @@ def _meetings(overrides: Iterable[Override]) -> set[_Scope]:
             if all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
         }
     return found
+
+
+def to_document(policies: Policies) -> dict[str, Any]:
+    """Return the policies as a JSON-able document, which ``from_document`` reads as equal ones."""
+    return {
+        "policy": to_portable(policies.default),
+        "overrides": [
+            {
+                "source": one.source,
+                "for": list(one.scope),
+                "local": one.local,
+                "changes": {
+                    name: to_portable(value, _KINDS[name]) for name, value in one.changes.items()
+                },
+            }
+            for one in policies.overrides
+        ],
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> Policies:
+    """Return the policies that a document holds; one without ``overrides`` holds none.
+
+    Raises:
+        ValueError: They are damaged, or contradict themselves; the message says where and what.
+    """
+    default = from_portable(Policy, document.get("policy"))
+    overrides = document.get("overrides", [])
+    if not isinstance(overrides, list):
+        overrides = [overrides]
+    return Policies(default, tuple(_override(n, one) for n, one in enumerate(overrides)))
+
+
+def _override(number: int, document: Any) -> Override:
+    where = f"overrides[{number}]"
+    try:
+        namespace, model_id, variant = from_portable(
+            tuple[str | None, str | None, str | None], document["for"]
+        )
+        return Override(
+            source=from_portable(str, document["source"]),
+            changes={
+                name: from_portable(_KINDS[name], value)
+                for name, value in document["changes"].items()
+            },
+            namespace=namespace,
+            model_id=model_id,
+            variant=variant,
+            local=from_portable(bool, document["local"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where}: damaged: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

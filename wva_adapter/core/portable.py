@@ -19,17 +19,19 @@ _MOST_BYTES = 2**24
 _NAMED = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def to_portable(value: object) -> Any:
+def to_portable(value: object, kind: Any = None) -> Any:
     """Return what ``json.dumps`` can write and ``from_portable`` reads as an equal value.
 
     Frozen dataclasses become objects without the fields that are unknown or empty by default;
     numbers that JSON cannot write become their names, packed numbers are compressed.
 
+    Args:
+        kind: The type that it is read back as; that of the value where nothing is said.
+
     Raises:
         TypeError: A type in it has no form.
     """
-    kind: Any = type(value)
-    return _codec(kind, 1).encode(value)
+    return _codec(type(value) if kind is None else kind, 1).encode(value)
 
 
 def from_portable(kind: Any, document: object) -> Any:

@@ -12,6 +12,9 @@ from wva_adapter.core.portable import from_portable, to_portable
 VERSION: Final = 1
 _FORMAT: Final = "wva-adapter memory"
 
+SHORT_GAP_S: Final = 60.0
+"""After a pause of at most so long decisions go on as if there had been none."""
+
 # Bits of the significand that stay: arrivals of 5 s are kept within 3 %, those of a minute, which
 # are eight times as many, within an eighth, so that each is one byte. Chance moves them by more.
 _FINE_BITS = 4
@@ -31,7 +34,7 @@ def from_document(document: object) -> Memory:
             Who asked for it sets it aside and starts with a fresh memory.
     """
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise ValueError(f"want a document of format {_FORMAT!r}")
+        raise ValueError(f"no memory, or a damaged one: want a document of format {_FORMAT!r}")
     if document.get("version") != VERSION:
         raise ValueError(f"memory of version {document.get('version')!r}, want {VERSION}")
     try:
@@ -40,6 +43,21 @@ def from_document(document: object) -> Memory:
         raise ValueError(f"memory: {error}") from None
     assert isinstance(memory, Memory)
     return memory
+
+
+def resumed(memory: Memory, gap_s: float) -> Memory:
+    """Return the memory as decisions go on with it after ``gap_s`` seconds without any.
+
+    What replicas had to carry in a long gap nobody saw, so that a small need right after it proves
+    nothing: each model keeps what it has until a full window was seen again. What was learned of
+    capacity, lead times and arrivals stays.
+    """
+    if gap_s <= SHORT_GAP_S:
+        return memory
+    # The window of an analysis that did not run before begins with what there is.
+    return replace(
+        memory, models={key: replace(model, analysis="") for key, model in memory.models.items()}
+    )
 
 
 def bounded(memory: Memory) -> Memory:

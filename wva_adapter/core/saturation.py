@@ -102,6 +102,7 @@ def remember_peaks(
                     memory.page,
                     memory.arrivals_per_s,
                     memory.moved_at_s,
+                    memory.caught_up,
                 )
             remembered[key] = memory
     return remembered

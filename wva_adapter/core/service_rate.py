@@ -40,8 +40,14 @@ LEAST_SHARE = 0.2
 requests then take hardly longer than a lone one, and more replicas would not help them."""
 
 SLOWEST, FASTEST = 0.3, 4.0
-"""How many times as fast as believed at first a replica can turn out to be: what was seen can be
-extrapolated to 0 or ∞."""
+"""How many times as fast as believed at first a replica can turn out to be at first: what was seen
+can be extrapolated to 0 or ∞."""
+
+WIDENING = 30.0
+"""After so many whole samples it can be as many times faster or slower again: what was seen for
+minutes is no extrapolation, and an engine that nobody guessed would be overloaded for ever."""
+
+_WIDEST = 6.0
 
 DEFAULT_MAX_NUM_SEQS = 256
 """Places in the batch where nothing says."""
@@ -53,6 +59,9 @@ LEAST_RATE_PER_S = 1e-6
 """A replica that serves less is none: two requests a month."""
 
 _SHAPE_GAIN = 0.15
+_SHAPE_REQUESTS = 200.0
+"""Requests that a mean length comes from where few arrive: lengths vary by 80 % and more."""
+
 _ROOM = 4
 """Requests that a replica can have, running and queued, in batches."""
 
@@ -102,8 +111,10 @@ class Shape:
 def _mean(before: float | None, tokens: Sequence[float], requests: Sequence[float]) -> float | None:
     if not requests:
         return before
-    mean = math.fsum(tokens) / math.fsum(requests)
-    return mean if before is None else before + _SHAPE_GAIN * (mean - before)
+    count = math.fsum(requests)
+    gain = min(_SHAPE_GAIN, 1 - math.exp(-count / _SHAPE_REQUESTS))
+    mean = math.fsum(tokens) / count
+    return mean if before is None else before + gain * (mean - before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +170,7 @@ def service_rate(
     kv_cache_tokens: float | None,
     context_tokens: float | None,
     prior: Times,
+    weight: float = 0.0,
 ) -> ServiceRate:
     """Return the largest rate at which every bound holds.
 
@@ -171,25 +183,39 @@ def service_rate(
         context_tokens: KV-cache tokens of a decoding request; ``None`` is a prompt and half an
             answer.
         prior: Times that were believed at first; the rate is that of a replica at most ``FASTEST``
-            times as fast, and at least ``SLOWEST`` times.
+            times as fast, and at least ``SLOWEST`` times, or more as ``weight`` allows.
+        weight: Whole samples that ``times`` come from, the prior's aside.
     """
     bounds = _Bounds.of(shape, slo, max_num_seqs, kv_cache_tokens, context_tokens)
     found = bounds.largest(times)
     # Slower times never give a larger rate, so most need no look at what the prior would give.
-    if not times.at_least(prior, 1 / FASTEST):
-        highest = bounds.largest(prior.scaled(1 / FASTEST)).rate_per_s
+    widened = min(_WIDEST, 1 + weight / WIDENING)
+    fast, slow = FASTEST**widened, SLOWEST**widened
+    if not times.at_least(prior, 1 / fast):
+        highest = bounds.largest(prior.scaled(1 / fast)).rate_per_s
         if found.rate_per_s > highest:
-            return bounds.at(times, highest, _kept(FASTEST, found))
-    if not times.at_most(prior, 1 / SLOWEST):
-        lowest = bounds.largest(prior.scaled(1 / SLOWEST)).rate_per_s
+            return bounds.at(times, highest, _kept(fast, found))
+    if not times.at_most(prior, 1 / slow):
+        lowest = bounds.largest(prior.scaled(1 / slow)).rate_per_s
         if found.rate_per_s < lowest:
-            return bounds.at(times, lowest, _kept(SLOWEST, found))
+            return bounds.at(times, lowest, _kept(slow, found))
     return found
+
+
+def expected_itl_s(
+    times: Times, shape: Shape, rate_per_s: float, *, context_tokens: float | None
+) -> float:
+    """Return the mean inter-token latency of a replica that serves so many requests per second.
+
+    Infinite where that is more than the times allow; arguments as of ``service_rate``.
+    """
+    bounds = _Bounds.of(shape, Slo(), None, None, context_tokens)
+    return _Step.of(times, bounds).itl_s(rate_per_s)
 
 
 def _kept(speed: float, found: ServiceRate) -> str:
     return (
-        f"a replica {speed:g} times as fast as believed at first: "
+        f"a replica {speed:.3g} times as fast as believed at first: "
         f"learned {found.rate_per_s:.3g}/s, {found.binding}"
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -52,10 +53,25 @@ class Gateway:
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
         patience_s: Seconds of the event loop that a request waits for a backend before it gets 503.
+        metrics_port: Port of its metrics page, 0 for any free one; ``None`` shows none.
+        clock: Unix time.
     """
 
-    def __init__(self, host: str, port: int, *, patience_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        patience_s: float = 30.0,
+        metrics_port: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._host = host
+        self._metrics_port = metrics_port
+        self._metrics_runner: web.AppRunner | None = None
+        self._started_at_s = clock()
+        self._held: dict[str, list[int]] = {}
+        self._let_through: dict[str, int] = {}
         self._port = port
         self._patience_s = patience_s
         self._backends: tuple[Backend, ...] = ()
@@ -70,6 +86,11 @@ class Gateway:
     def url(self) -> str:
         """Where it listens; with port 0 known after ``start``."""
         return f"http://{self._host}:{self._port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics page is; with port 0 known after ``start``."""
+        return f"http://{self._host}:{self._metrics_port}/metrics"
 
     def set_backends(self, backends: Sequence[Backend]) -> None:
         """Send requests to these from now on; there may be none for a while."""
@@ -103,13 +124,45 @@ class Gateway:
             await self.stop()
             raise ConfigError(f"{self.url}: cannot be listened on: {found.strerror}") from None
         self._port = self._runner.addresses[0][1]
+        if self._metrics_port is None:
+            return
+        page = web.Application()
+        page.router.add_get("/metrics", self._page)
+        self._metrics_runner = web.AppRunner(page, shutdown_timeout=1)
+        await self._metrics_runner.setup()
+        await web.TCPSite(self._metrics_runner, self._host, self._metrics_port).start()
+        self._metrics_port = self._metrics_runner.addresses[0][1]
 
     async def stop(self) -> None:
         """Close the port and what is in flight; may be called again."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        for runner in (self._metrics_runner, self._runner):
+            if runner is not None:
+                await runner.cleanup()
         if self._session is not None:
             await self._session.close()
+
+    async def _page(self, _: web.Request) -> web.Response:
+        """Answer as an endpoint picker does: series of models that hold nothing are not there."""
+        lines = [f"process_start_time_seconds {self._started_at_s}"]
+        lines.append('llm_d_epp_flow_control_pool_saturation{inference_pool="pool"} 0')
+        for model, sizes in self._held.items():
+            labels = f'model_name="{model}",target_model_name="{model}",priority="0"'
+            lines.append(f"llm_d_epp_flow_control_queue_size{{{labels}}} {len(sizes)}")
+            lines.append(f"llm_d_epp_flow_control_queue_bytes{{{labels}}} {sum(sizes)}")
+        for model, count in self._let_through.items():
+            labels = f'model_name="{model}",target_model_name="{model}"'
+            lines.append(f"llm_d_epp_request_total{{{labels}}} {count}")
+        return web.Response(text="\n".join(lines) + "\n")
+
+    async def _held_back(self, model: str, size: int, deadline_s: float) -> bool:
+        """Hold a request until there may be a backend; return false if it is too late for that."""
+        self._held.setdefault(model, []).append(size)
+        try:
+            return await self._wait(deadline_s)
+        finally:
+            self._held[model].remove(size)
+            if not self._held[model]:
+                del self._held[model]
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -119,7 +172,7 @@ class Gateway:
         while True:
             backend = self._least_loaded(passed_over)
             if backend is None:
-                if not await self._wait(deadline_s):
+                if not await self._held_back(_model_of(body), len(body), deadline_s):
                     message = f"no backend answered in {self._patience_s:g} s"
                     return web.json_response(error(message, "ServiceUnavailable", 503), status=503)
                 passed_over.clear()
@@ -132,6 +185,8 @@ class Gateway:
                 if not self._tokens[backend.url]:
                     del self._tokens[backend.url]
             if answer is not None:
+                model = _model_of(body)
+                self._let_through[model] = self._let_through.get(model, 0) + 1
                 return answer
             passed_over.add(backend.url)
 
@@ -195,6 +250,17 @@ class Gateway:
                 if request.transport is not None:
                     request.transport.abort()
             return passed
+
+
+def _model_of(body: bytes) -> str:
+    """Return the name of the model that a request asks for; empty where it names none."""
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        return ""
+    name = asked.get("model", "") if isinstance(asked, dict) else ""
+    # What would break the page's line is no model's name.
+    return name if isinstance(name, str) and not set(name) & set('"\\\n') else ""
 
 
 def _tokens_of(body: bytes) -> int:

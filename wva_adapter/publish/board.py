@@ -206,12 +206,12 @@ class Board:
             return NoPlan(_NO_PLAN_YET)
         if namespace is None or name is None:
             cases = tuple(self._case(self._plan, key) for key in sorted(self._states))
-            return Explanation(cases, refused=self._refused.whole)
+            return Explanation(cases, refused=self._refused)
         key = VariantKey(namespace, name)
         if key not in self._states:
             return NotFound(self._no_such_variant(key))
         case = self._case(self._plan, key, why_not)
-        return Explanation((case,), single=True, refused=self._refused.whole)
+        return Explanation((case,), single=True, refused=self._refused)
 
     def _case(self, plan: Plan, key: VariantKey, other_count: int | None = None) -> Case:
         return Case(

@@ -13,6 +13,7 @@ from wva_adapter.core.snapshot import Phase
 from wva_adapter.sim.agenda import PODS, Agenda
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.replica import Replica
+from wva_adapter.sim.request import Counters
 from wva_adapter.sim.scaler import PodView, VariantView
 
 RemovalOrder = Literal["newest", "random", "deletion-cost"]
@@ -61,10 +62,12 @@ class Pod:
         due_s: When its engine has something to tell; infinite while it is idle.
         slot: Its place at the gateway; -1 while it has none.
         in_flight: Requests that the gateway sent there and that have not ended.
-        unprefilled_tokens: Prompt tokens of those of them without a first token.
+        unprefilled_tokens: Prompt tokens, those in the prefix cache aside, of those of them without a
+            first token.
         removal: Rank among equals when pods are removed at random.
         scheduled: Whether a node has room for it; a pod without one is not billed.
         startup_s: From a node to Ready.
+        past: What its engines did that ended before the one that it has.
     """
 
     __slots__ = (
@@ -75,6 +78,7 @@ class Pod:
         "in_flight",
         "name",
         "ordinal",
+        "past",
         "phase",
         "ready_at_s",
         "removal",
@@ -103,6 +107,7 @@ class Pod:
         self.removal = removal
         self.scheduled = True
         self.startup_s = 0.0
+        self.past: list[Counters] = []
 
 
 class Change(NamedTuple):
@@ -278,6 +283,20 @@ class Cluster:
         self._reconcile(group, at_s)
         if group.room is not None:
             self._agenda.push(at_s + back_s, self._back, group, PODS)
+
+    def restart(self, group: Group, count: int, at_s: float) -> None:
+        """Let the engines of the oldest ``count`` ready pods end and start again in their pods.
+
+        What they had is lost; the pods stay, and are billed.
+        """
+        for pod in group.serving()[:count]:
+            pod.phase = Phase.STARTING
+            self._on_killed(pod, at_s)
+            assert pod.replica is not None
+            pod.past.append(pod.replica.counters)
+            pod.replica = None
+            pod.ready_at_s = math.inf
+            self._agenda.push(at_s + pod.startup_s, self._ready, pod, PODS)
 
     def _back(self, group: Group, at_s: float) -> None:
         group.room = None

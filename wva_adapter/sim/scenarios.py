@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wva_adapter.sim.clients import Traffic
+from wva_adapter.sim.clients import Kind, Traffic
 from wva_adapter.sim.cluster import Deployed, RemovalOrder
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.outcome import Slo
@@ -53,6 +53,20 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """Engines that end and begin again in their pods, with empty counters.
+
+    Attributes:
+        variant: Whose pods they are in.
+        share: How many of its ready pods, rounded up.
+    """
+
+    at_s: float
+    variant: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Blindness:
     """A while in which something cannot be scraped.
 
@@ -89,6 +103,10 @@ class Scenario:
         deregistration_lag_s: How long a pod that leaves still gets requests.
         gateway_tells: Whether the gateway reports arrivals and its queue.
         losses: What goes away, and when.
+        restarts: What begins again in its place, and when.
+        kinds: The classes of its requests, those that ``Traffic.kinds`` counts.
+        batch_workers: Most offline requests that are in flight at once, while no endpoint has
+            anything to do; fewer by the share to which the pool is saturated.
         blindness: What cannot be seen, and when.
         lost_scrapes: Share of the engines' pages that cannot be read, by chance.
     """
@@ -111,6 +129,9 @@ class Scenario:
     deregistration_lag_s: float = 0.0
     gateway_tells: bool = True
     losses: tuple[Loss, ...] = ()
+    restarts: tuple[Restart, ...] = ()
+    kinds: tuple[Kind, ...] = (Kind(),)
+    batch_workers: int = 32
     blindness: tuple[Blindness, ...] = ()
     lost_scrapes: float = 0.0
 
@@ -127,10 +148,12 @@ class Scenario:
         if not self.fleet:
             raise ValueError(f"{self.name}: no variants, want at least one")
         names = [deployed.name for deployed in self.fleet]
-        for loss in self.losses:
-            if loss.variant not in names:
+        wanted = [("takes nodes from", loss.variant) for loss in self.losses]
+        wanted += [("restarts engines of", restart.variant) for restart in self.restarts]
+        for does, variant in wanted:
+            if variant not in names:
                 raise ValueError(
-                    f"{self.name}: it takes nodes from variant {loss.variant!r}, "
+                    f"{self.name}: it {does} variant {variant!r}, "
                     f"and the fleet has {', '.join(names)}"
                 )
 
@@ -464,6 +487,56 @@ def _node(library: Library) -> Scenario:
     )
 
 
+def _restart(library: Library) -> Scenario:
+    return replace(
+        _s6(library),
+        name="RESTART",
+        title="a third of the engines crash at the peak and begin again in their pods",
+        horizon_s=3600,
+        draw=scheduled(wave(22, 18, 3600, 3600), _CHAT),
+        restarts=(Restart(1800, "a100", 1 / 3),),
+    )
+
+
+def _batch(library: Library) -> Scenario:
+    online, count = _s6(library), 20_000
+
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        # Drawn first, so that they are the very requests of S6.
+        traffic = online.draw(times, sizes)
+        offline = _CHAT(count, sizes)
+        return Traffic(
+            np.concatenate([np.zeros(count), traffic.arrived_s]),
+            np.concatenate([offline[0], traffic.prompt_tokens]),
+            np.concatenate([offline[1], traffic.output_tokens]),
+            np.repeat([1, 0], [count, len(traffic.arrived_s)]),
+        )
+
+    return replace(
+        online,
+        name="BATCH",
+        title="beside S6, 20,000 offline requests that are due after two hours",
+        draw=draw,
+        kinds=(Kind(), Kind(due_s=online.horizon_s)),
+    )
+
+
+def _prefix(library: Library) -> Scenario:
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        arrived_s = arrivals(_step(2, 8, 300, 1200, 1800), times)
+        count = len(arrived_s)
+        is_known = (sizes.random(count) < 0.5).astype(np.int64)
+        return Traffic(arrived_s, *lognormal(4096, 256)(count, sizes), is_known)
+
+    return replace(
+        _s1(library),
+        name="PREFIX",
+        title="a step of long prompts, of which half have 80 % in the prefix cache",
+        draw=draw,
+        kinds=(Kind(), Kind(hit_share=0.8)),
+    )
+
+
 def _spot(library: Library) -> Scenario:
     return replace(
         _s2(library),
@@ -537,6 +610,9 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
     "LEAD-300": _lead(300),
     "NODE": _node,
     "SPOT": _spot,
+    "RESTART": _restart,
+    "BATCH": _batch,
+    "PREFIX": _prefix,
     "ZERO": _zero,
     "70B": _70b,
 }
@@ -546,4 +622,9 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
 def as_recorded(scenario: Scenario, traffic: Traffic) -> Scenario:
     """Return the scenario with these requests in place of its own, until the last has come."""
     last_s = float(traffic.arrived_s[-1])
-    return replace(scenario, horizon_s=max(1.0, last_s), draw=lambda times, sizes: traffic)
+    return replace(
+        scenario,
+        horizon_s=max(1.0, last_s),
+        draw=lambda times, sizes: traffic,
+        kinds=scenario.kinds[:1],
+    )

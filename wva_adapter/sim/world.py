@@ -9,16 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wva_adapter.core.snapshot import Phase
 from wva_adapter.sim.agenda import PODS, SCALE, SCRAPE, WORK, Agenda
-from wva_adapter.sim.clients import RETRIED, Call, Fate, Fates, Traffic
+from wva_adapter.sim.batch import Backlog
+from wva_adapter.sim.clients import RETRIED, Call, Fate, Fates, Kind, Traffic
 from wva_adapter.sim.cluster import Cluster, Group, Pod
 from wva_adapter.sim.observe import SCRAPE_PERIOD_S, Observatory
 from wva_adapter.sim.outcome import Bill, Moment, Outcome, bill, summarise
 from wva_adapter.sim.router import Gateway, WhenSaturated
 from wva_adapter.sim.scaler import Explains, Scaler
-from wva_adapter.sim.scenarios import Loss, Scenario
+from wva_adapter.sim.scenarios import Loss, Restart, Scenario
 
 _ARRIVALS, _LENGTHS, _PODS, CAPACITY, _RETRIES, _SESSIONS, _SCRAPES = range(7)
 """Streams of chance. Each has its own, so none depends on how often another was asked."""
@@ -89,6 +91,13 @@ def _generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *stream])))
 
 
+def _offline(scenario: Scenario, traffic: Traffic) -> NDArray[np.bool_]:
+    """Return for each request whether it is an offline one."""
+    is_offline = np.array([kind.due_s is not None for kind in scenario.kinds])
+    kinds = np.zeros(len(traffic.arrived_s), np.int64) if traffic.kinds is None else traffic.kinds
+    return is_offline[kinds]
+
+
 class _World:
     def __init__(
         self,
@@ -131,6 +140,11 @@ class _World:
         self._watching = False
         self._held: deque[Call] = deque()
         self._present = 0
+        kinds = self._traffic.kinds
+        self._kinds = None if kinds is None else kinds.tolist()
+        # Most scenarios have one kind of requests, of which nothing is to be looked up.
+        self._plain = scenario.kinds == (Kind(),)
+        self._backlog = Backlog(scenario.batch_workers)
         self._bills: list[Bill] = []
         self._timeline: list[Moment] = []
 
@@ -142,6 +156,11 @@ class _World:
         agenda.push(scenario.horizon_s, self._close, None, SCALE)
         for loss in scenario.losses:
             agenda.push(loss.at_s, self._lose, loss, PODS)
+        for restart in scenario.restarts:
+            agenda.push(restart.at_s, self._restart, restart, PODS)
+        for kind in scenario.kinds:
+            if kind.due_s is not None:
+                agenda.push(kind.due_s, self._overdue, None, PODS)
         coming = iter(self._traffic)
         step, arrive = agenda.step, self._arrive
         at_s, prompt_tokens, output_tokens = next(coming, _END)
@@ -162,6 +181,7 @@ class _World:
             self._timeline,
             horizon_s=scenario.horizon_s,
             slo=scenario.slo,
+            offline=_offline(scenario, self._traffic),
         )
 
     # What clients do.
@@ -169,6 +189,13 @@ class _World:
     def _arrive(self, index: int, at_s: float, prompt_tokens: int, output_tokens: int) -> None:
         call = Call(prompt_tokens, output_tokens)
         call.index = index
+        if not self._plain:
+            kind = self._scenario.kinds[self._kinds[index] if self._kinds else 0]
+            call.cached_tokens = min(int(kind.hit_share * prompt_tokens), prompt_tokens - 1)
+            if kind.due_s is not None:
+                call.sent_s, call.due_s = at_s, kind.due_s
+                self._backlog.waiting.append(call)
+                return
         most = self._scenario.concurrency
         if most is not None and self._present >= most:
             self._held.append(call)
@@ -247,6 +274,9 @@ class _World:
         self._agenda.push(self._deadlines[0].deadline_s, self._give_up, None, PODS)
 
     def _end(self, call: Call, at_s: float, fate: Fate) -> None:
+        if call.due_s is not None:
+            self._end_offline(call, at_s, fate)
+            return
         if fate in RETRIED and call.attempts < self._scenario.retries and self._retry(call, at_s):
             call.fate = fate
             return
@@ -262,7 +292,7 @@ class _World:
         wait_s = self._scenario.backoff_s * 2**call.attempts * (1 + chance) / 2
         if at_s + wait_s >= call.deadline_s:
             return False
-        again = Call(call.prompt_tokens, call.output_tokens)
+        again = Call(call.prompt_tokens, call.output_tokens, call.cached_tokens)
         again.index, again.attempts = call.index, call.attempts + 1
         again.sent_s, again.deadline_s = call.sent_s, call.deadline_s
         self._agenda.push(at_s + wait_s, self._resend, again, PODS)
@@ -271,6 +301,43 @@ class _World:
     def _resend(self, call: Call, at_s: float) -> None:
         self._agenda.push(call.deadline_s, self._time_out, call, PODS)
         self._offer(call, at_s)
+
+    # What a batch processor does.
+
+    def _feed(self, _: None, at_s: float) -> None:
+        """Send offline requests, as far as what was scraped last leaves room."""
+        gateway, backlog = self._gateway, self._backlog
+        saturation = self._observatory.value("saturation", at_s)
+        if saturation is None:
+            return
+        while not gateway.queued and (call := backlog.next(saturation)) is not None:
+            if not self._route(call, at_s):
+                backlog.again(call)
+                break
+            gateway.arrivals_total += 1
+
+    def _end_offline(self, call: Call, at_s: float, fate: Fate) -> None:
+        if fate in RETRIED:
+            call.fate = fate
+            self._backlog.again(call)
+            return
+        self._backlog.sent.pop(call, None)
+        self._fates.record(call, at_s, fate)
+        if fate is Fate.FINISHED and self._backlog.waiting:
+            self._agenda.push(at_s, self._feed, None, WORK)
+
+    def _overdue(self, _: None, at_s: float) -> None:
+        """Give up what was to be done by now."""
+        flying, late = self._backlog.overdue(at_s)
+        for call in late:
+            self._fates.record(call, at_s, Fate.TIMEOUT)
+        for call in flying:
+            pod = call.pod
+            assert pod is not None
+            assert pod.replica is not None
+            pod.replica.cancel(call, at_s)
+            self._leave(pod, call, at_s, Fate.TIMEOUT)
+            self._expect(pod)
 
     # What engines do.
 
@@ -286,7 +353,7 @@ class _World:
         for call in started:
             assert isinstance(call, Call)
             assert call.first_token_s is not None
-            pod.unprefilled_tokens -= call.prompt_tokens
+            pod.unprefilled_tokens -= call.prompt_tokens - call.cached_tokens
             pod.group.ttfts_s.append(call.first_token_s - call.sent_s)
         for call in finished:
             assert isinstance(call, Call)
@@ -336,6 +403,11 @@ class _World:
         group = self._by_name[loss.variant]
         count = math.ceil(loss.share * len(group.serving()))
         self._cluster.lose(group, count, at_s, back_s=loss.back_s)
+
+    def _restart(self, restart: Restart, at_s: float) -> None:
+        group = self._by_name[restart.variant]
+        count = math.ceil(restart.share * len(group.serving()))
+        self._cluster.restart(group, count, at_s)
 
     def _pod_ready(self, pod: Pod, at_s: float) -> None:
         self._gateway.add(pod)
@@ -397,6 +469,8 @@ class _World:
                 observatory.value("ttft_p90_1m_s", at_s),
             )
         )
+        if self._backlog.waiting:
+            self._feed(None, at_s)
         if self._on_time is not None:
             self._on_time(at_s)
         if at_s + SCRAPE_PERIOD_S < self._scenario.horizon_s:

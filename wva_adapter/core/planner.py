@@ -9,7 +9,7 @@ from wva_adapter.core.allocation import Cover, Option
 from wva_adapter.core.case import Case, Decisions
 from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision, Plan
-from wva_adapter.core.demand import analyze_demand
+from wva_adapter.core.demand import analyze_demand, contradictions
 from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.guards import pace_window_s
@@ -94,6 +94,18 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
                 members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
             )
             variants |= learned
+            doubts = contradictions(learned)
+            if doubts:
+                load, tokens = analyze_tokens(
+                    members,
+                    past.tokens,
+                    gateways.get(model),
+                    snapshot.at_s,
+                    replace(policy, analysis="tokens"),
+                    noticed,
+                )
+                past = replace(past, tokens=tokens)
+                load = replace(load, binding=f"{doubts}, so tokens decide: {load.binding}")
         elif policy.analysis == "tokens":
             load, tokens = analyze_tokens(
                 members, past.tokens, gateways.get(model), snapshot.at_s, policy, noticed

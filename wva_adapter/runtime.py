@@ -47,6 +47,7 @@ from wva_adapter.serve.tls import ServingTls
 from wva_adapter.serve.trust import trust_of_files
 from wva_adapter.serve.upstream import FileToken, Identity, Token, Trusted, Upstream
 from wva_adapter.settings import ProviderSection, Settings, SettingsFile
+from wva_adapter.solver import Solver
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Adapter:
         self._recorder = None if record is None else Recorder(record)
         self._clock = clock
         self._cycle_s = settings.cycle / speed
+        self._solver = Solver(settings.max_age / speed)
         self._policy_of: Mapping[str, Policy] = {}
         self._memory = Memory()
         self._last: Plan | None = None
@@ -256,6 +258,7 @@ class Adapter:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
+            await self._solver.stop()
             if self._memory_keeper is not None:
                 await self._memory_keeper.save(self._known())
             if self._cluster is not None:
@@ -371,9 +374,15 @@ class Adapter:
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
+        snapshot = replace(
+            snapshot,
+            inventory=self._settings.inventory.to_inventory(),
+            proposal=self._solver.proposal,
+        )
         before = self._memory
         decided, self._memory = plan(snapshot, self._policies, before)
         self.board.post(decided, snapshot, self._refusals())
+        self._solver.follow(decided)
         self._record(snapshot, before, decided)
         self._snapshot = snapshot
         _log_changes(self._last, decided)

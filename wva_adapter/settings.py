@@ -15,6 +15,7 @@ from wva_adapter.calendar import GuardsSection
 from wva_adapter.ciphers import MinVersion, TlsProtocol, check_suite, protocol
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
+from wva_adapter.core.power import Objective
 from wva_adapter.documents import (
     Duration,
     Section,
@@ -24,6 +25,7 @@ from wva_adapter.documents import (
     read_document,
 )
 from wva_adapter.errors import ConfigError
+from wva_adapter.stock import InventorySection
 
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -302,6 +304,15 @@ class PolicySection(Section):
         600.0, description="For how long nobody must have asked before it does"
     )
     shadow: bool = Field(False, description="Decide counts and serve none of them")
+    priority: int = Field(
+        0, description="Where accelerators are scarce, models of a larger one are served first"
+    )
+    objective: Objective = Field(
+        "cost", description="What to spend least of: cost, power, or weighted, a sum of both"
+    )
+    power_price_per_kwh: float = Field(
+        0.15, description="Price of a kWh in $, where objective is weighted"
+    )
 
 
 class OverrideSection(PolicySection):
@@ -372,6 +383,7 @@ class Settings(Section):
     )
     policy: PolicySection = PolicySection()
     guards: GuardsSection = GuardsSection()
+    inventory: InventorySection = InventorySection()
     overrides: Annotated[tuple[OverrideSection, ...], Field(strict=False)] = Field(
         (),
         description="Keys of policy for some variants; what an entry does not set, it inherits",
@@ -473,6 +485,7 @@ def _checked(settings: Settings, name: str) -> Settings:
         *_gateway_problems(settings),
         *_chain_problems(settings),
         *settings.guards.problems(),
+        *settings.inventory.problems(),
     ):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
@@ -537,7 +550,7 @@ class SettingsFile:
         return before != (self.settings, self.problem)
 
 
-_CHANGEABLE = frozenset({"policy", "overrides", "guards", "cycle", "max_age"})
+_CHANGEABLE = frozenset({"policy", "overrides", "guards", "inventory", "cycle", "max_age"})
 """What a running adapter takes over; all else is settled when its parts are made."""
 
 

@@ -309,6 +309,7 @@ def _add_up(intervals: Sequence[Interval], full_batch: float | None) -> _Sums:
         steady,
         queued_before,
         queued,
+        _ttft_sum_s,
     ) in intervals:
         if running is not None:
             # Requests also wait while many prompts are computed, with places free: then the

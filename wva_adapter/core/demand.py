@@ -19,6 +19,7 @@ from wva_adapter.core.policy import Policy
 from wva_adapter.core.priors import generic_prior, scaled_prior
 from wva_adapter.core.service_rate import ServiceRate, Shape, Slo, service_rate
 from wva_adapter.core.snapshot import GatewayState, VariantState
+from wva_adapter.core.strain import strained
 
 BACKLOG_DRAIN_S = 60.0
 """A backlog is to be worked off within so long, beside the demand."""
@@ -92,7 +93,8 @@ def analyze_demand(
         state.variant.key: _rate(state, variants[state.variant.key], learned.shape, policy)
         for state in states
     }
-    capacity = {key: rate.rate_per_s for key, rate in rates.items()}
+    less = past.strain.at(at_s)
+    capacity = {key: (1 - less) * rate.rate_per_s for key, rate in rates.items()}
     level = policy.level
     utilization = level.utilization
     cheapest = min(
@@ -113,6 +115,18 @@ def analyze_demand(
     if seen.waiting >= 1:
         # What is on its way is credited for the backlog: taken literally, that would cancel it.
         need = max(need, supply)
+    ratio = strained(
+        (
+            done
+            for state in states
+            for replica, done in pages.news.get(state.variant.key, ())
+            if unusable(done, replica) is None
+        ),
+        policy.slo_ttft_s,
+        policy.slo_itl_s,
+    )
+    fits = seen.waiting < 1 and need <= ready * utilization.of(replicas)
+    learned = replace(learned, strain=past.strain.after(at_s, ratio, fits=fits))
     known = learned.arrivals.at_s is not None
     load = ModelLoad(
         namespace=states[0].variant.key.namespace,
@@ -127,13 +141,23 @@ def analyze_demand(
         capacity=capacity,
         window_s=policy.window_s(expected.confidence),
         utilization=utilization,
-        binding=_binding(base, backlog, need, supply, seen, utilization.of(replicas)),
+        binding=_binding(base, backlog, need, supply, seen, utilization.of(replicas), less),
         notes=_notes(expected, rates, seen),
         whole_fleet=True,
         forecast=expected,
         bounds={key: rate.binding for key, rate in rates.items()},
     )
     return load, learned, variants
+
+
+def contradictions(learned: Mapping[VariantKey, VariantMemory]) -> str:
+    """Return of which variants no times explain what was seen, in words; empty where of none."""
+    found = [
+        f"{key.name} answers {memory.fit.relative_error:.0%} off what its learned times say"
+        for key, memory in sorted(learned.items())
+        if memory.fit is not None and memory.fit.contradictory
+    ]
+    return "; ".join(found)
 
 
 def _look(
@@ -301,7 +325,13 @@ def _carried(
 
 
 def _binding(
-    base: float, backlog: float, need: float, supply: float, seen: Seen, utilization: float
+    base: float,
+    backlog: float,
+    need: float,
+    supply: float,
+    seen: Seen,
+    utilization: float,
+    less: float,
 ) -> str:
     parts = f"{base:.3g} req/s to be ready for"
     if backlog >= 1:
@@ -312,6 +342,8 @@ def _binding(
     )
     if seen.waiting >= 1:
         words += f"; {seen.waiting:g} wait, so none goes"
+    if less:
+        words += f"; replicas count for {less:.0%} less, since clients waited longer than the SLO"
     return words
 
 

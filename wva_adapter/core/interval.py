@@ -61,6 +61,7 @@ class Interval(NamedTuple):
         steady: Whether that count is the same at both ends.
         queued_before: Requests that waited at the earlier page.
         queued: Requests that wait at the later page.
+        ttft_sum_s: Sum of the times to first token of those that got theirs.
     """
 
     replica: str
@@ -81,6 +82,7 @@ class Interval(NamedTuple):
     steady: bool
     queued_before: float | None
     queued: float | None
+    ttft_sum_s: float | None = None
 
 
 def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
@@ -145,6 +147,7 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
         running0 is not None and running0 == running1,
         queued0,
         queued1,
+        None if t0 is None or t1 is None else t1 - t0,
     )
 
 

@@ -11,6 +11,7 @@ from wva_adapter.core.capacity import Fit
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.service_rate import Shape
 from wva_adapter.core.snapshot import GatewayState, ReplicaSample
+from wva_adapter.core.strain import Strain
 from wva_adapter.core.token_memory import TokenMemory
 
 ReplicaKey = tuple[VariantKey, str]
@@ -149,6 +150,7 @@ class ModelMemory:
         gateway: What its gateway reported last.
         tokens: What its replicas carry in tokens.
         quiet: For how long nobody asked for it.
+        strain: How much less its replicas count for, since clients wait too long.
     """
 
     analysis: str = ""
@@ -158,6 +160,7 @@ class ModelMemory:
     gateway: GatewayState | None = None
     tokens: TokenMemory = field(default_factory=TokenMemory)
     quiet: Quiet = Quiet()
+    strain: Strain = field(default_factory=Strain)
 
 
 class ReplicaMemory(NamedTuple):

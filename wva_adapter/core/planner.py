@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from wva_adapter.core.allocation import Cover, Option
+from wva_adapter.core.case import Case, Decisions
 from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision, Plan
-from wva_adapter.core.demand import analyze_demand
+from wva_adapter.core.demand import analyze_demand, contradictions
 from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.guards import pace_window_s
+from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import (
     Memory,
@@ -25,7 +27,8 @@ from wva_adapter.core.memory import (
 from wva_adapter.core.pages import take_pages
 from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
-from wva_adapter.core.rules import RULES, Case, Decisions, needed_to_be_seen
+from wva_adapter.core.power import Draw, draw_of, price_per_h
+from wva_adapter.core.rules import RULES, needed_to_be_seen
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
 from wva_adapter.core.snapshot import Snapshot, VariantState
@@ -33,6 +36,7 @@ from wva_adapter.core.tokens import analyze_tokens
 from wva_adapter.core.zero import Rest, rest
 
 Standings = Mapping[VariantKey, Standing]
+Draws = Mapping[str, Draw]
 
 _ROUNDING = 1e-9
 """By this share sums of floats differ."""
@@ -90,6 +94,18 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
                 members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
             )
             variants |= learned
+            doubts = contradictions(learned)
+            if doubts:
+                load, tokens = analyze_tokens(
+                    members,
+                    past.tokens,
+                    gateways.get(model),
+                    snapshot.at_s,
+                    replace(policy, analysis="tokens"),
+                    noticed,
+                )
+                past = replace(past, tokens=tokens)
+                load = replace(load, binding=f"{doubts}, so tokens decide: {load.binding}")
         elif policy.analysis == "tokens":
             load, tokens = analyze_tokens(
                 members, past.tokens, gateways.get(model), snapshot.at_s, policy, noticed
@@ -113,8 +129,9 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             for state in members
             if state.spec_replicas is not None and state.variant.key in load.capacity
         ]
-        lowering = _Lowering(load, known, standings, policy)
-        found = _wanted(load, known, standings, lowering, policy, of_variant)
+        draws = snapshot.inventory.draws
+        lowering = _Lowering(load, known, standings, policy, draws)
+        found = _wanted(load, known, standings, lowering, policy, of_variant, draws)
         wanted |= found
         limits |= _limits(load, found, known, standings)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
@@ -144,11 +161,21 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         limits=limits,
         rests=rests,
         guards=snapshot.guards,
+        inventory=snapshot.inventory,
+        nodes=snapshot.nodes,
+        unknown=tuple(s for s in states if s.spec_replicas is None),
+        proposal=snapshot.proposal,
     )
-    decisions: Decisions = {key: _undisputed(state) for key, state in sorted(decidable.items())}
+    decisions = _undisputed_all(case)
     for rule in RULES:
         decisions = rule(decisions, case)
-    decisions = {key: _signalled(d, decidable[key]) for key, d in decisions.items()}
+    shares = _load_shares(decisions, case)
+    decisions = {
+        key: _signalled(
+            d, decidable[key], d.desired * case.watts(key, shares[d.key.namespace, d.model_id])
+        )
+        for key, d in decisions.items()
+    }
     after = Memory(
         variants=_remember_published(variants, decisions, case),
         models=models,
@@ -169,11 +196,12 @@ def _wanted(
     lowering: _Lowering,
     policy: Policy,
     of_variant: Mapping[VariantKey, Policy],
+    draws: Draws,
 ) -> Mapping[VariantKey, int]:
     """Return the counts that the load asks for now, moving by its step at most."""
     if load.shortage > 0:
         need = load.need if load.step is None else min(load.need, load.supply + load.step)
-        return _raised(load, need, states, standings, policy, of_variant)
+        return _raised(load, need, states, standings, policy, of_variant, draws)
     if load.surplus > 0:
         keep = max(load.need, load.keep)
         if load.step is not None:
@@ -189,6 +217,7 @@ def _raised(
     standings: Standings,
     policy: Policy,
     of_variant: Mapping[VariantKey, Policy],
+    draws: Draws,
 ) -> Mapping[VariantKey, int]:
     """Return the cheapest counts that carry a need, none below what there is.
 
@@ -207,9 +236,9 @@ def _raised(
         bounds.append((there.exists, max(there.exists, ceiling)))
         ideal.append((min(there.exists, state.variant.min_replicas), bounds[-1][1]))
     if load.whole_fleet:
-        cheapest = _cover(load, states, ideal, standings, policy).counts(need)
+        cheapest = _cover(load, states, ideal, standings, policy, draws).counts(need)
         return {key: max(count, standings[key].exists) for key, count in cheapest.items()}
-    return _cover(load, states, bounds, standings, policy).counts(need)
+    return _cover(load, states, bounds, standings, policy, draws).counts(need)
 
 
 class _Lowering:
@@ -219,7 +248,12 @@ class _Lowering:
     """
 
     def __init__(
-        self, load: ModelLoad, states: Sequence[VariantState], standings: Standings, policy: Policy
+        self,
+        load: ModelLoad,
+        states: Sequence[VariantState],
+        standings: Standings,
+        policy: Policy,
+        draws: Draws,
     ) -> None:
         self._load, self._standings, self._states = load, standings, states
         bounds = []
@@ -227,7 +261,7 @@ class _Lowering:
             there = standings[state.variant.key].exists
             bounds.append((min(there, state.variant.min_replicas), there))
         self._some = any(there for _, there in bounds)
-        self._cover = _cover(load, states, bounds, standings, policy)
+        self._cover = _cover(load, states, bounds, standings, policy, draws)
 
     def to(self, keep: float) -> Mapping[VariantKey, int]:
         """Return the counts for what has to be carried."""
@@ -240,18 +274,29 @@ class _Lowering:
         return self._cover.counts(least * load.utilization.lowest / 2)
 
 
+def _price(state: VariantState, load: ModelLoad, policy: Policy, draws: Draws) -> float:
+    """Return what one replica counts for by the objective, at the load that it is decided for."""
+    variant = state.variant
+    if policy.objective == "cost":
+        return variant.cost_per_h
+    each_w = draw_of(variant.accelerator, draws).at(load.utilization.highest)
+    watts = variant.accelerators_per_replica * each_w
+    return price_per_h(policy.objective, variant.cost_per_h, watts, policy.power_price_per_kwh)
+
+
 def _cover(
     load: ModelLoad,
     states: Sequence[VariantState],
     bounds: Sequence[tuple[int, int]],
     standings: Standings,
     policy: Policy,
+    draws: Draws,
 ) -> Cover:
     options = [
         Option(
             key=state.variant.key,
             capacity=load.capacity[state.variant.key],
-            cost_per_h=state.variant.cost_per_h,
+            cost_per_h=_price(state, load, policy, draws),
             current=standings[state.variant.key].exists,
             lowest=lowest,
             highest=highest,
@@ -312,6 +357,29 @@ def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: floa
     return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
 
 
+def scarce(plan: Plan) -> Scarcity | None:
+    """Return what all models want together, where a plan could not grant it all.
+
+    A slower method may find a better plan for it, which is judged when it arrives as the
+    ``proposal`` of a later snapshot. ``None`` where nothing was scarce.
+    """
+    case = plan.case
+    if case is None or not any(
+        step.rule == limit_accelerators.__name__
+        for decision in plan.decisions.values()
+        for step in decision.trail
+    ):
+        return None
+    decisions = _undisputed_all(case)
+    for rule in RULES[: RULES.index(limit_accelerators)]:
+        decisions = rule(decisions, case)
+    return scarcity(decisions, case)
+
+
+def _undisputed_all(case: Case) -> Decisions:
+    return {key: _undisputed(state) for key, state in sorted(case.states.items())}
+
+
 def _undisputed(state: VariantState) -> Decision:
     variant, current = state.variant, state.spec_replicas or 0
     return Decision(
@@ -325,10 +393,21 @@ def _undisputed(state: VariantState) -> Decision:
     )
 
 
-def _signalled(decision: Decision, state: VariantState) -> Decision:
+def _load_shares(decisions: Decisions, case: Case) -> Mapping[ModelKey, float]:
+    """Return by model which share of what its desired replicas can carry the demand takes."""
+    shares = {}
+    for model, members in case.models_of(decisions):
+        load = case.loads[members[0].key]
+        carried = sum(load.capacity.get(d.key, 0.0) * d.desired for d in members)
+        unknown = load.demand is None or carried <= 0
+        shares[model] = 1.0 if unknown else min(1.0, (load.demand or 0.0) / carried)
+    return shares
+
+
+def _signalled(decision: Decision, state: VariantState, power_w: float) -> Decision:
     reader, spec = state.variant.reader, state.spec_replicas or 0
     if reader is None:
-        return replace(decision, value_milli=1000 * decision.desired)
+        return replace(decision, value_milli=1000 * decision.desired, power_w=power_w)
     signal = shape(
         decision.desired,
         spec_replicas=spec,
@@ -338,7 +417,7 @@ def _signalled(decision: Decision, state: VariantState) -> Decision:
     )
     if signal.why is not None:
         decision = decision.to(decision.desired, rule="signal", why=signal.why)
-    return replace(decision, value_milli=signal.value_milli)
+    return replace(decision, value_milli=signal.value_milli, power_w=power_w)
 
 
 def _remember_published(

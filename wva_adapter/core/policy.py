@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, get_args
 
 from wva_adapter.core.load import Utilization
+from wva_adapter.core.power import Objective
 
 Analysis = Literal["demand", "saturation", "tokens"]
 ServiceLevel = Literal["frugal", "balanced", "premium"]
@@ -80,6 +81,10 @@ class Policy:
         scale_to_zero: Whether a model that nobody asks for may lose its last replica.
         retention_s: For how long nobody must have asked before it does.
         shadow: Whether counts are decided and not served.
+        priority: Where accelerators are scarce, models of a larger one are served first.
+        objective: What the cheapest counts have least of: ``cost``, ``power``, or a sum of both
+            (``weighted``).
+        power_price_per_kwh: $ per kWh, where both count.
 
     Raises:
         ValueError: A value is out of its range, or contradicts another.
@@ -109,9 +114,16 @@ class Policy:
     scale_to_zero: bool = False
     retention_s: float = 600.0
     shadow: bool = False
+    priority: int = 0
+    objective: Objective = "cost"
+    power_price_per_kwh: float = 0.15
 
     def __post_init__(self) -> None:
-        for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):
+        for name, known in (
+            ("analysis", Analysis),
+            ("service_level", ServiceLevel),
+            ("objective", Objective),
+        ):
             found = getattr(self, name)
             if found not in get_args(known):
                 raise ValueError(f"{name} {found!r}, want one of: {', '.join(get_args(known))}")

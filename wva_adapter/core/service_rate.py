@@ -96,7 +96,7 @@ class Shape:
         """Return the shape after one cycle; without news of a length it stays."""
         began, computed = [], []
         ended, generated = [], []
-        for *_, started, input_tokens, finished, output_tokens, _, _, _, _, _ in intervals:
+        for *_, started, input_tokens, finished, output_tokens, _, _, _, _, _, _ in intervals:
             if started and input_tokens is not None:
                 began.append(started)
                 computed.append(input_tokens)

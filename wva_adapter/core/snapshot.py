@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
-from wva_adapter.core.fleet import NodeState, Variant
+from wva_adapter.core.fleet import NodeState, Variant, VariantKey
 from wva_adapter.core.guards import Guard
+from wva_adapter.core.inventory import Inventory
 
 LARGEST = 1e15
 """No counter, time or count that anything reports honestly is larger."""
@@ -235,6 +236,9 @@ class Snapshot:
         gateways: What gateways report, at most one per namespace and model.
         nodes: The nodes with accelerators, names unique; ``None`` where they could not be read.
         guards: What the operator holds counts by now; calendars are already read.
+        inventory: What the operator says there is to put replicas on.
+        proposal: Counts that were found beside the cycle for an earlier snapshot, where
+            accelerators are scarce; ``None`` without one.
 
     Raises:
         ValueError: Two variants have one name, or the time is none.
@@ -245,6 +249,8 @@ class Snapshot:
     gateways: tuple[GatewayState, ...] = ()
     nodes: tuple[NodeState, ...] | None = None
     guards: tuple[Guard, ...] = ()
+    inventory: Inventory = field(default_factory=Inventory)
+    proposal: Mapping[VariantKey, int] | None = None
 
     def __post_init__(self) -> None:
         _check(self, "snapshot", ("at_s",))

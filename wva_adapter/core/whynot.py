@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from wva_adapter.core.allocation import Cover, Option
+from wva_adapter.core.case import Case
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import VariantMemory
-from wva_adapter.core.rules import RULES, Case, follow_demand
+from wva_adapter.core.rules import RULES, follow_demand
 
 Decisions = Mapping[VariantKey, Decision]
 

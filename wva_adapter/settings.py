@@ -81,6 +81,9 @@ class Cluster(Section):
         None, description="Kubeconfig file; without one, the pod's own service account"
     )
     namespaces: Names = Field((), description="Namespaces to look at; empty means all")
+    thresholds_namespace: str | None = Field(
+        None, description="Namespace whose llm-d ConfigMaps of thresholds hold for all; null: none"
+    )
 
 
 class GatewaySection(Section):
@@ -343,7 +346,9 @@ class Settings(Section):
     cycle: PositiveDuration = Field(5.0, description="How often the fleet is decided on")
     max_age: PositiveDuration = Field(60.0, description="A plan older than this is not served")
     controller_instance: str = Field(
-        "default", description="Label controller_instance on all that is served"
+        "default",
+        description="Label controller_instance on all that is served; what is labelled "
+        "wva.llmd.ai/controller-instance for another is left to it",
     )
     memory: MemorySection = MemorySection()
     gateways: Annotated[tuple[GatewaySection, ...], Field(strict=False)] = Field(

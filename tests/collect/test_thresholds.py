@@ -215,23 +215,6 @@ def test_the_settings_own_overrides_are_minded_too() -> None:
     assert "overrides[0]" in found.problems[0]
 
 
-@pytest.mark.parametrize("deleted", [SATURATION, SCALE_TO_ZERO])
-def test_deleting_one_drops_that_one_and_no_other(deleted: str) -> None:
-    maps = {
-        (SYSTEM, SATURATION): {"default": DEFAULT},
-        (SYSTEM, SCALE_TO_ZERO): {"default": "enable_scale_to_zero: true"},
-        ("chat", SATURATION): {"default": "kvCacheThreshold: 0.6"},
-    }
-    before = read(maps)
-
-    del maps[SYSTEM, deleted]
-    after = read(maps, before=before)
-
-    assert before.overrides.keys() - after.overrides.keys() == {
-        f"configmap {SYSTEM}/{deleted} default"
-    }
-
-
 pytestmark = pytest.mark.anyio
 
 
@@ -305,7 +288,6 @@ async def test_a_namespace_that_is_excluded_has_no_variants_until_it_takes_part_
 async def test_what_is_labelled_for_another_adapter_is_left_to_it(
     api: ApiServer, source: ClusterSource
 ) -> None:
-    """Defect 18: two installs on one cluster both answered, and the HPA summed them."""
     hpa = an_hpa()
     hpa["metadata"]["labels"] = {"wva.llmd.ai/controller-instance": "blue"}
     api.put(HPAS, hpa)

@@ -397,7 +397,7 @@ class Adapter:
 
     def _take_settings(self) -> None:
         """Decide by the settings as their file has them now, or as it last had them well."""
-        if self._file is None or not self._file.look():
+        if self._file is None or not self._file.look(self._unaffordable):
             return
         if self._file.problem is not None:
             log.warning(
@@ -410,6 +410,13 @@ class Adapter:
         self._cycle_s = self._settings.cycle / self._speed
         self.board.max_age_s = self._settings.max_age
         log.info("settings changed", extra={"file": self._file.name})
+
+    def _unaffordable(self, settings: Settings) -> Sequence[str]:
+        """Return which budgets do not pay the fewest replicas of the variants that there are."""
+        if self._snapshot is None:
+            return ()
+        variants = [state.variant for state in self._snapshot.variants]
+        return budget_problems(settings.guards.at(self._clock()), variants)
 
     def _take_thresholds(self) -> None:
         """Decide by what llm-d's ConfigMaps set as well."""

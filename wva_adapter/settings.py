@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
@@ -498,8 +498,12 @@ class SettingsFile:
         """The file's name."""
         return str(self._path)
 
-    def look(self) -> bool:
-        """Read the file again if it changed; return whether settings or problem are others now."""
+    def look(self, problems: Callable[[Settings], Iterable[str]] = lambda _: ()) -> bool:
+        """Read the file again if it changed; return whether settings or problem are others now.
+
+        Args:
+            problems: Yields what speaks against settings beside what is wrong in them alone.
+        """
         stamp = file_stamp(self._path)
         if stamp == self._stamp:
             return False
@@ -517,6 +521,8 @@ class SettingsFile:
                     f"{self._path}: a change of {', '.join(needing)} needs a restart; without "
                     f"one, there can change: {', '.join(sorted(_CHANGEABLE))}"
                 )
+            for problem in problems(found):
+                raise ConfigError(f"{self._path}: {problem}")
             self.settings, self.problem = found, None
         except ConfigError as error:
             self.problem = str(error)

@@ -150,6 +150,15 @@ class Node(_Object, frozen=True):
     metadata: Meta
 
 
+class Namespace(_Object, frozen=True):
+    metadata: Meta
+
+
+class ConfigMap(_Object, frozen=True):
+    metadata: Meta
+    data: dict[str, str] = {}
+
+
 class TargetReference(_Object, frozen=True):
     name: str
     kind: str = ""

@@ -96,6 +96,7 @@ class Scenario:
         retries: How often a client sends again what was shed, killed, or found no endpoint.
         backoff_s: It waits so long before the first time, twice as long before the next, and so on,
             each time half to all of that.
+        transfer_s: From the end of a prefill until its KV cache is where it is decoded.
         routing: How the gateway chooses.
         sticky_share: Share of the requests that go where their prefix has gone before.
         when_saturated: What the gateway does with endpoints that are.
@@ -122,6 +123,7 @@ class Scenario:
     concurrency: int | None = None
     retries: int = 0
     backoff_s: float = 1.0
+    transfer_s: float = 0.0
     routing: Routing = "least-load"
     sticky_share: float = 0.0
     when_saturated: WhenSaturated = "pass"
@@ -139,7 +141,7 @@ class Scenario:
         for name in ("horizon_s", "timeout_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want above 0")
-        for name in ("grace_s", "deregistration_lag_s"):
+        for name in ("grace_s", "deregistration_lag_s", "transfer_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want at least 0")
         for name in ("sticky_share", "lost_scrapes"):
@@ -147,6 +149,11 @@ class Scenario:
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want 0 to 1")
         if not self.fleet:
             raise ValueError(f"{self.name}: no variants, want at least one")
+        roles = {deployed.role for deployed in self.fleet}
+        if roles not in ({"both"}, {"prefill", "decode"}):
+            raise ValueError(
+                f"{self.name}: roles {', '.join(sorted(roles))}, want prefill and decode, or both alone"
+            )
         names = [deployed.name for deployed in self.fleet]
         wanted = [("takes nodes from", loss.variant) for loss in self.losses]
         wanted += [("restarts engines of", restart.variant) for restart in self.restarts]
@@ -537,6 +544,22 @@ def _prefix(library: Library) -> Scenario:
     )
 
 
+def _pd(library: Library) -> Scenario:
+    fleet = (
+        _deployed(library, _H100, "h100-prefill", start_replicas=1, max_replicas=8, role="prefill"),
+        _deployed(library, _A100, "a100-decode", start_replicas=1, max_replicas=16, role="decode"),
+    )
+    return replace(
+        _s1b(library),
+        name="PD",
+        title="a step of long prompts, H100s prefill and A100s decode",
+        fleet=fleet,
+        draw=scheduled(_step(2, 8, 300, 1200, 1800), lognormal(4096, 256)),
+        # 4,096 tokens of 128 KiB each, at 25 GB/s.
+        transfer_s=0.02,
+    )
+
+
 def _spot(library: Library) -> Scenario:
     return replace(
         _s2(library),
@@ -613,6 +636,7 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
     "RESTART": _restart,
     "BATCH": _batch,
     "PREFIX": _prefix,
+    "PD": _pd,
     "ZERO": _zero,
     "70B": _70b,
 }

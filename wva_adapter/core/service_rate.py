@@ -53,6 +53,9 @@ LEAST_RATE_PER_S = 1e-6
 """A replica that serves less is none: two requests a month."""
 
 _SHAPE_GAIN = 0.15
+_OUTPUT_GAIN = 0.05
+"""Slower: who finishes first has a short answer, so while batches fill all answers look short."""
+
 _SHAPE_REQUESTS = 200.0
 """Requests that a mean length comes from where few arrive: lengths vary by 80 % and more."""
 
@@ -90,17 +93,25 @@ class Shape:
         """Return the shape after one cycle; without news of a length it stays."""
         return Shape(
             _mean(self.input_tokens, [(one.started, one.input_tokens) for one in intervals]),
-            _mean(self.output_tokens, [(one.finished, one.output_tokens) for one in intervals]),
+            _mean(
+                self.output_tokens,
+                [(one.finished, one.output_tokens) for one in intervals],
+                _OUTPUT_GAIN,
+            ),
         )
 
 
-def _mean(before: float | None, seen: Sequence[tuple[float | None, float | None]]) -> float | None:
+def _mean(
+    before: float | None,
+    seen: Sequence[tuple[float | None, float | None]],
+    most: float = _SHAPE_GAIN,
+) -> float | None:
     known = [(count, tokens) for count, tokens in seen if count and tokens is not None]
     if not known:
         return before
     requests = math.fsum(count for count, _ in known)
     mean = math.fsum(tokens for _, tokens in known) / requests
-    gain = min(_SHAPE_GAIN, 1 - math.exp(-requests / _SHAPE_REQUESTS))
+    gain = min(most, 1 - math.exp(-requests / _SHAPE_REQUESTS))
     return mean if before is None else before + gain * (mean - before)
 
 

@@ -73,7 +73,7 @@ def test_a_law_on_requests_in_flight_is_bounded_by_what_it_really_costs(
 ) -> None:
     # In-flight 16 has more replicas than ran, so fewer requests would have been in flight.
     more, fewer = found["inflight-16"], found["tokens"]
-    assert more["more_than_ran_s"] > 10 * more["fewer_than_ran_s"]
+    assert more["more_than_ran_s"] > 2 * more["fewer_than_ran_s"]
     assert more["usd"] >= simulated_usd("inflight-16")
     assert fewer["bound"] == "at least"
     assert fewer["usd"] <= simulated_usd("tokens")

@@ -93,6 +93,14 @@ def test_a_length_is_the_mean_of_many_requests_where_few_arrive() -> None:
     assert many.input_tokens == pytest.approx(1000 + 8000 * 0.15)
 
 
+def test_answers_that_end_first_are_short_and_move_their_mean_slowly() -> None:
+    known = Shape().learn([an_interval(started=100)])
+
+    short = known.learn([an_interval(started=100)._replace(finished=100, output_tokens=6400)])
+
+    assert short.output_tokens == pytest.approx(256 + (64 - 256) * 0.05)
+
+
 def test_seconds_of_another_length_change_the_learned_times_by_that_alone() -> None:
     seen = [an_interval(batch=b) for b in (10, 30, 80)]
     slow = [

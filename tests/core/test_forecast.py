@@ -63,10 +63,10 @@ def test_constant_load_needs_no_headroom_once_it_is_known() -> None:
 
     assert seen.confidence == 1.0
     assert seen.ramp_per_s is None
-    # Chance alone makes 30 s means of 20 req/s vary by 4 %; covering 98 % of them stays below
-    # one standard deviation of the level, sqrt(20 / 10) = 1.4.
+    # Chance alone makes 30 s means of 20 req/s vary by 4 %; covering 98 % of them stays near
+    # one standard deviation of the level, sqrt(20 / 43) = 0.7.
     assert base(seen) == pytest.approx(seen.rate_per_s + seen.sigma_per_s, rel=0.02)
-    assert base(seen) == pytest.approx(21.4, abs=2.0)
+    assert base(seen) == pytest.approx(20.7, abs=2.0)
 
 
 def test_the_first_jump_counts_at_once() -> None:
@@ -91,6 +91,17 @@ def test_a_step_is_there_after_two_cycles_and_never_overshot(low: float, high: f
 
     assert levels[1] == pytest.approx(high, rel=0.1)
     assert all(min(low, high) <= level <= max(low, high) for level in levels)
+
+
+def test_a_level_is_as_sure_as_what_it_comes_from() -> None:
+    calm = [20.0 * CYCLE_S] * cycles(600)
+
+    settled, stepped = expected(calm), expected([*calm, *[60.0 * CYCLE_S] * 2])
+
+    # A mean that loses half its weight in 15 s varies as a plain one over 43 s does; after a step
+    # there are 10 s.
+    assert settled.sigma_per_s == pytest.approx(math.sqrt(20 / 43.5), rel=0.01)
+    assert stepped.sigma_per_s == pytest.approx(math.sqrt(60 / 10))
 
 
 def test_one_odd_cycle_is_no_step() -> None:
@@ -235,7 +246,9 @@ class Transcript:
             self.present.append(max(level, rate - 2 * math.sqrt(rate / CYCLE_S)))
         self.x, self.present = self.x[-1440:], self.present[-1440:]
         self.level = level
-        self.sigma = math.sqrt(level / (2 * CYCLE_S))
+        alpha = 1 - 0.5 ** (CYCLE_S / 15)
+        averaged = min(CYCLE_S * (2 - alpha) / alpha, max(known_s, CYCLE_S))
+        self.sigma = math.sqrt(level / averaged)
         self.covered: float | None = None
         self.confidence = 0.0
         self.now = self.present[-1] if self.present else 0.0

@@ -90,6 +90,17 @@ class ArrivalHistory:
         return max(self.level_per_s, certain)
 
     @property
+    def sigma_per_s(self) -> float:
+        """Standard deviation of the level by chance alone (Poisson).
+
+        A smoothed mean is as sure as a plain one over so many seconds, and no more than what is
+        known since the last step.
+        """
+        alpha = 1 - 0.5 ** (self.span_s / _LEVEL_HALVES_S)
+        averaged_s = min(self.span_s * (2 - alpha) / alpha, max(self.level_s, self.span_s))
+        return math.sqrt(self.level_per_s / averaged_s)
+
+    @property
     def seen_s(self) -> float:
         """How far back the fine series reaches, in seconds."""
         return len(self.rates) // 8 * SLOT_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -21,9 +22,6 @@ from wva_adapter.core.service_rate import ServiceRate, Shape, Slo, service_rate
 from wva_adapter.core.snapshot import GatewayState, VariantState
 from wva_adapter.core.strain import strained
 
-BACKLOG_DRAIN_S = 60.0
-"""A backlog is to be worked off within so long, beside the demand."""
-
 PATIENCE_S = 100.0
 """Who has waited for so long gives up, so no backlog is longer than what arrives in it."""
 
@@ -32,6 +30,9 @@ REMOVAL_MARGIN = 1.05
 
 SHORTEST_LEAD_S = 1.0
 """No replica is there the moment it is asked for, whatever is assumed."""
+
+_CHANCE_DEVIATIONS = 2.0
+"""Standard deviations of a Poisson number that surprise nobody."""
 
 _SHORTEST_CYCLE_S = 4.0
 """Cycles that an onset brought forward are too short to count arrivals in."""
@@ -109,8 +110,9 @@ def analyze_demand(
         level.spare_replicas * capacity[cheapest] * utilization.of(replicas), level.familiar_leads
     )
     arriving = max(expected.level_per_s, expected.rate_per_s)
-    backlog = _carried(seen.waiting, arriving, ready, on_their_way, lead_s)
-    need = base + backlog / BACKLOG_DRAIN_S
+    crowd = _crowd(states, pages, rates, seen)
+    backlog = _carried(seen.waiting + crowd, arriving, ready, on_their_way, lead_s)
+    need = base + backlog / level.drain_s
     supply = present * utilization.of(replicas)
     if seen.waiting >= 1:
         # What is on its way is credited for the backlog: taken literally, that would cancel it.
@@ -141,7 +143,9 @@ def analyze_demand(
         capacity=capacity,
         window_s=policy.window_s(expected.confidence),
         utilization=utilization,
-        binding=_binding(base, backlog, need, supply, seen, utilization.of(replicas), less),
+        binding=_binding(
+            base, backlog, level.drain_s, need, supply, seen, utilization.of(replicas), less
+        ),
         notes=_notes(expected, rates, seen),
         whole_fleet=True,
         forecast=expected,
@@ -306,6 +310,30 @@ def _supply(
     return ready, sorted(later)
 
 
+def _crowd(
+    states: Sequence[VariantState],
+    pages: Pages,
+    rates: Mapping[VariantKey, ServiceRate],
+    seen: Seen,
+) -> float:
+    """Return how many requests run beyond what batches hold within the SLO.
+
+    An engine with places left lets everybody in and grows slow: who is too many there must be
+    worked off before others are served in time again, as who waits in a queue.
+    """
+    crowd = 0.0
+    for state in states:
+        batch = rates[state.variant.key].batch
+        # Chance alone brings a batch so far above its mean.
+        most = batch + _CHANCE_DEVIATIONS * math.sqrt(batch)
+        for replica in state.ready:
+            page = pages.of(state, replica).page
+            if page is None or (state.variant.key, replica.name) in seen.stuck:
+                continue
+            crowd += max(0.0, (page.running_requests or 0.0) - most)
+    return crowd
+
+
 def _carried(
     waiting: float,
     arriving: float,
@@ -327,6 +355,7 @@ def _carried(
 def _binding(
     base: float,
     backlog: float,
+    drain_s: float,
     need: float,
     supply: float,
     seen: Seen,
@@ -335,7 +364,7 @@ def _binding(
 ) -> str:
     parts = f"{base:.3g} req/s to be ready for"
     if backlog >= 1:
-        parts += f" and {backlog:.0f} waiting to be served within {BACKLOG_DRAIN_S:.0f} s"
+        parts += f" and {backlog:.0f} waiting to be served within {drain_s:.0f} s"
     verb = ">" if need > supply else "≤"
     words = (
         f"{parts}: {need:.3g} {verb} {supply:.3g} req/s that replicas carry at {utilization:.0%}"

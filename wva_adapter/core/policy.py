@@ -23,6 +23,7 @@ class Level(NamedTuple):
         familiar_leads: Lead times of similar moments after which it is.
         longest_window_s: How long a need is remembered while forecasts have no evidence.
         shortest_window_s: How long where they have enough.
+        drain_s: A backlog is to be worked off within so long, beside the demand.
     """
 
     utilization: Utilization
@@ -31,15 +32,16 @@ class Level(NamedTuple):
     familiar_leads: float
     longest_window_s: float
     shortest_window_s: float
+    drain_s: float
 
 
 LEVELS: Mapping[str, Level] = {
-    "frugal": Level(Utilization(), 0.95, 1.0, 2.0, 300.0, 120.0),
+    "frugal": Level(Utilization(), 0.95, 1.0, 2.0, 300.0, 120.0, 60.0),
     "balanced": Level(
-        Utilization(slack=0.25, lowest=0.82, highest=0.96), 0.98, 1.0, 2.0, 300.0, 120.0
+        Utilization(slack=0.15, lowest=0.85, highest=0.96), 0.98, 1.0, 2.0, 300.0, 120.0, 60.0
     ),
     "premium": Level(
-        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0
+        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0, 30.0
     ),
 }
 """Settled in the simulator over all its scenarios: goodput against cost."""

@@ -59,6 +59,9 @@ LEAST_RATE_PER_S = 1e-6
 """A replica that serves less is none: two requests a month."""
 
 _SHAPE_GAIN = 0.15
+_OUTPUT_GAIN = 0.05
+"""Slower: who finishes first has a short answer, so while batches fill all answers look short."""
+
 _SHAPE_REQUESTS = 200.0
 """Requests that a mean length comes from where few arrive: lengths vary by 80 % and more."""
 
@@ -104,15 +107,18 @@ class Shape:
                 ended.append(finished)
                 generated.append(output_tokens)
         return Shape(
-            _mean(self.input_tokens, computed, began), _mean(self.output_tokens, generated, ended)
+            _mean(self.input_tokens, computed, began, _SHAPE_GAIN),
+            _mean(self.output_tokens, generated, ended, _OUTPUT_GAIN),
         )
 
 
-def _mean(before: float | None, tokens: Sequence[float], requests: Sequence[float]) -> float | None:
+def _mean(
+    before: float | None, tokens: Sequence[float], requests: Sequence[float], most: float
+) -> float | None:
     if not requests:
         return before
     count = math.fsum(requests)
-    gain = min(_SHAPE_GAIN, 1 - math.exp(-count / _SHAPE_REQUESTS))
+    gain = min(most, 1 - math.exp(-count / _SHAPE_REQUESTS))
     mean = math.fsum(tokens) / count
     return mean if before is None else before + gain * (mean - before)
 

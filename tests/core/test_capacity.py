@@ -11,6 +11,7 @@ from wva_adapter.core.priors import generic_prior, scaled_prior
 from wva_adapter.core.service_rate import Shape, Slo, service_rate
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState
 from wva_adapter.sim.files import hardware
+from wva_adapter.sim.hardware import Hardware
 
 TRUTH = Times(0.012, 40e-6, 0.08e-6, 70e-6)
 
@@ -173,6 +174,59 @@ def test_after_five_minutes_the_rate_is_within_a_tenth_of_what_the_replica_was_s
             prior=prior,
         )
         assert found.rate_per_s == pytest.approx(truth, rel=0.1), (error, found)
+
+
+def test_five_minutes_of_light_load_teach_an_engine_of_another_kind_than_was_guessed() -> None:
+    # Like a small model on one core: against an A100 with 8B a prompt token takes ten times as
+    # long, a request twenty times, and a step alone hardly longer.
+    cpu = Hardware(
+        name="small/cpu/tp1",
+        tokens=(1, 16, 8192),
+        iteration_s=(0.018, 0.042, 6.2),
+        kv_read_s_per_token=2e-6,
+        attention_s=0.0,
+        kv_cache_tokens=65_536,
+        idle_w=0.0,
+        tdp_w=0.0,
+        usd_per_h=0.0,
+    )
+    light, slo = Traffic(200, 100), Slo()
+    truth = true_rate(cpu, light, slo)
+    fit = fresh_fit(generic_prior("CPU", 1))
+    seen = pages(cpu, lambda _: light, truth / 2, until_s=300, seed=1, max_num_seqs=16)
+    fit, _ = learned(fit, intervals(list(seen)))
+    found = service_rate(
+        fit.times,
+        Shape(light.prompt_tokens, light.output_tokens),
+        slo,
+        max_num_seqs=16,
+        kv_cache_tokens=cpu.kv_cache_tokens,
+        context_tokens=fit.context_tokens,
+        prior=fit.prior,
+        weight=fit.weight,
+    )
+    assert found.rate_per_s == pytest.approx(truth, rel=0.15)
+
+
+def test_a_machine_that_is_slow_at_times_is_learned_as_it_is_on_average() -> None:
+    fit = fresh_fit(TRUTH)
+    for number in range(200):
+        fit = fit.learn(
+            [an_interval(TRUTH.scaled(1.4 if number % 2 else 0.6), prompt_tokens_per_s=0)]
+        )
+    mean_s = fit.times.a_s + 40 * fit.times.b_s + 48_000 * fit.times.c_s
+    true_s = TRUTH.a_s + 40 * TRUTH.b_s + 48_000 * TRUTH.c_s
+    # By errors relative to what was seen it would be a quarter too fast.
+    assert mean_s == pytest.approx(true_s, rel=0.1)
+
+
+def test_an_episode_ten_times_as_slow_counts_no_more_than_one_twice_as_slow() -> None:
+    def after(slower: float) -> Fit:
+        fit, _ = learned(fresh_fit(TRUTH), [an_interval()] * 100)
+        fit, _ = learned(fit, [an_interval(TRUTH.scaled(slower), prompt_tokens_per_s=0)] * 5)
+        return fit
+
+    assert after(10).times.a_s < 1.05 * after(2).times.a_s
 
 
 @pytest.mark.parametrize("name", ["llama3-8b/a100/tp1", "llama3-8b/h100/tp1"])

@@ -42,7 +42,12 @@ def breaking_rate(phases: Sequence[Phase]) -> float:
 
 
 async def raised(
-    engine: Engine, *, prompt_tokens: float, first_per_s: float, seed: int
+    engine: Engine,
+    *,
+    prompt_tokens: float,
+    first_per_s: float,
+    seed: int,
+    passes: int = PASSES,
 ) -> list[Phase]:
     """Return what each level of a load gave that was raised until the SLO broke, more than once.
 
@@ -50,7 +55,7 @@ async def raised(
     """
     rates = [first_per_s * NEXT**level for level in range(LEVELS)]
     found: dict[float, list[Phase]] = {}
-    for again in range(PASSES):
+    for again in range(passes):
         for level, rate in enumerate(rates):
             seen = await run(
                 engine,

@@ -15,7 +15,7 @@ from wva_adapter.core.service_rate import expected_itl_s
 RUNS = 3
 LIGHT_PER_S = 0.6
 PROMPT_TOKENS, OUTPUT_TOKENS = 200.0, 100.0
-TURNS, TURN_S, SETTLE_S = 3, 40.0, 10.0
+TURNS, TURN_S, SETTLE_S = 2, 35.0, 10.0
 WITHIN = 0.15
 
 
@@ -25,16 +25,19 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
     The two take turns, so that an episode in which the machine is slower meets both.
     """
     errors, waits = [], []
-    for number in range(RUNS):
-        turns = [Segment(LIGHT_PER_S, TURN_S), Segment(2 * LIGHT_PER_S, TURN_S)] * TURNS
-        async with undisturbed():
-            seen = await run(
+    turns = [Segment(LIGHT_PER_S, TURN_S), Segment(2 * LIGHT_PER_S, TURN_S)] * TURNS
+    async with undisturbed():
+        runs = [
+            await run(
                 engine,
                 turns,
                 prompt_tokens=PROMPT_TOKENS,
                 output_tokens=OUTPUT_TOKENS,
                 seed=10 + number,
             )
+            for number in range(RUNS)
+        ]
+    for number, seen in enumerate(runs, start=1):
         light, twice = seen.phases(SETTLE_S)
         fit = learned(light)
         expected_s = expected_itl_s(
@@ -43,7 +46,7 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
         error = expected_s / twice.itl_s - 1
         tell(f"light {light}")
         tell(f"twice {twice}")
-        tell(f"run {number + 1}: {1000 * expected_s:.1f} ms predicted ({error:+.0%}); {fit.times}")
+        tell(f"run {number}: {1000 * expected_s:.1f} ms predicted ({error:+.0%}); {fit.times}")
         errors.append(error)
         waits += [light.waited, twice.waited]
     value = median(abs(error) for error in errors)

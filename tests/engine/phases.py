@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -50,7 +51,8 @@ async def undisturbed() -> AsyncIterator[None]:
         yield
         return
     began = time.monotonic()
-    held = await asyncio.to_thread(_locked, name)
+    held = os.open(name, os.O_RDWR | os.O_CREAT)
+    await _locked(held)
     tell(f"waited {time.monotonic() - began:.0f} s for the machine")
     try:
         yield
@@ -58,11 +60,16 @@ async def undisturbed() -> AsyncIterator[None]:
         os.close(held)
 
 
-def _locked(name: str) -> int:
-    """Return the file once it is ours; closing it gives it back."""
-    held = os.open(name, os.O_RDWR | os.O_CREAT)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    return held
+async def _locked(held: int) -> None:
+    """Return once the file is locked; who waits in line may still be told to end."""
+    loop, locked = asyncio.get_running_loop(), asyncio.Event()
+
+    def wait() -> None:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        loop.call_soon_threadsafe(locked.set)
+
+    threading.Thread(target=wait, daemon=True).start()
+    await locked.wait()
 
 
 class Segment(NamedTuple):

@@ -25,7 +25,7 @@ ARRIVALS_PER_S = 1.0
 """Of the whole fleet."""
 
 PROMPT_TOKENS, OUTPUT_TOKENS, LONGER = 200.0, 100.0, 4
-BEFORE_S, AFTER_S = 120.0, 300.0
+BEFORE_S, AFTER_S = 90.0, 300.0
 START_S = 20.0
 """From the order of a replica until it serves."""
 
@@ -92,6 +92,7 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
                     prompt_tokens=LONGER * PROMPT_TOKENS,
                     first_per_s=FIRST_PER_S,
                     seed=300,
+                    passes=1,
                 )
                 waits.append(engine.core_time().waited_since(before))
         finally:

@@ -21,7 +21,7 @@ from wva_adapter.sim.replica import Replica
 from wva_adapter.sim.request import Request
 
 RUNS = 3
-SPAN_S = 120.0
+SPAN_S = 90.0
 PROMPT_TOKENS, OUTPUT_TOKENS = 200.0, 100.0
 LOADED = 0.7
 """The share of the rate at which the batch would grow without end."""

@@ -7,8 +7,13 @@ an interval in which P prompt tokens were computed per second and N requests wer
     ITL = a + b·B + c·K + d·P·ITL·(1 + N/B)
 
 where the last factor says that prompts also land in the steps of requests that came while another
-was being prefilled. This is linear in the four times, which are at least 0: least squares over
-what the counters say, starting from a guess that counts as six typical samples.
+was being prefilled. A request of I prompt tokens that is in prefill itself gets its first token
+after the step that computes it and those which came with it:
+
+    prefill = a + b·B + c·K + d·I·(1 + N)
+
+Both are linear in the four times, which are at least 0: least squares over what the counters say,
+starting from a guess that counts as six typical samples.
 """
 
 from __future__ import annotations
@@ -44,6 +49,9 @@ CONTRADICTORY_ABOVE = 0.5
 _FEWEST_RECENT = 10.0
 """Whole samples before an error can be told."""
 
+_FULL_PROMPTS, _PROMPTS_SHARE = 5.0, 0.1
+"""From so many prompts on their mean time in prefill weighs as this share of a whole sample."""
+
 _CONTEXT_GAIN = 0.02
 _OUTSIDE = 1.5
 """A mean length this many times above or below what was learned from is another load."""
@@ -55,6 +63,9 @@ a real engine)."""
 _SPEED_DOUBT, _EACH_DOUBT = 1.0, 0.2
 """How far the prior may be off: by a factor common to all times, a machine slower or faster as a
 whole, and by one of each time's own; shares of the times."""
+
+_PART_DOUBT = 0.1
+"""How far what the prior says of one time may be off, as a share of the steps that were seen."""
 
 _TYPICAL = (1.0, 40.0, 48_000.0, 90.0)
 _LEAST_PART = 0.05
@@ -219,7 +230,7 @@ class Fit:
         Those with too few tokens, or whose KV cache is unknown, change nothing but what is known
         of requests' lengths.
         """
-        added = _add_up(intervals, self.full_batch)
+        added = _add_up(intervals, self.full_batch, self.times)
         full_batch = added.full_batch
         inputs = self.input_lengths.learn(added.started, added.input_tokens)
         outputs = self.output_lengths.learn(added.finished, added.output_tokens)
@@ -235,9 +246,13 @@ class Fit:
         left = 1 - kept
         moments = tuple(
             [
-                kept * m + left * p + n
-                for m, p, n in zip(
-                    self.moments, _prior_moments(self.prior), added.moments, strict=True
+                kept * m + left * p + n + t
+                for m, p, n, t in zip(
+                    self.moments,
+                    _prior_moments(self.prior),
+                    added.moments,
+                    _add_up_prompts(intervals, inputs.mean, self.times),
+                    strict=True,
                 )
             ]
         )
@@ -250,7 +265,7 @@ class Fit:
         part = max(1 - memory, added.weight / weight)
         return Fit(
             prior=self.prior,
-            times=_best_times(moments),
+            times=_best_times(_doubted(moments, self.prior)),
             moments=moments,
             recent=tuple([recent * m + n for m, n in zip(self.recent, added.moments, strict=True)]),
             recent_weight=recent * self.recent_weight + added.weight,
@@ -278,15 +293,64 @@ class _Sums(NamedTuple):
     full_batch: float | None
 
 
-def _add_up(intervals: Sequence[Interval], full_batch: float | None) -> _Sums:
+def _weight(share: float, seen_s: float, expected_s: float) -> float:
+    """Return what a sample counts.
+
+    By its relative error, of what was expected and not of what was seen, or the times would come
+    out as short as the fastest samples; but one that took many times as long counts no more than
+    one that took twice.
+    """
+    return share / (expected_s * max(seen_s, expected_s))
+
+
+def _add_up_prompts(intervals: Sequence[Interval], tokens: float, times: Times) -> Moments:
+    """Return the moments of one sample: what prompts took whose requests finished in a cycle.
+
+    Engines count the time in prefill when the request ends. What came with a prompt had arrived in
+    the step before: one like its own while others are computed, else one that only decodes.
+
+    Args:
+        intervals: What replicas of one variant did.
+        tokens: Prompt tokens computed per request.
+        times: What is believed of the times so far.
+    """
+    finished = took_s = batch = held = prefilling = 0.0
+    count = 0
+    for one in intervals:
+        kv = one.kv_tokens
+        if one.finished and one.prefilling > 0 and kv is not None:
+            count += 1
+            finished += one.finished
+            took_s += one.prefilling * one.span_s
+            batch += one.batch
+            held += kv
+            prefilling += one.prefilling
+    if not (finished and tokens > 0):
+        return _NOTHING
+    took_s /= finished
+    batch, held, prefilling = batch / count, held / count, prefilling / count
+    alone_s = times.a_s + times.b_s * batch + times.c_s * held
+    busy = min(1.0, prefilling)
+    others = prefilling * (busy + (1 - busy) * min(1.0, alone_s / took_s))
+    x = (1.0, batch, held, tokens * (1 + others), took_s)
+    expected_s = alone_s + times.d_s * x[3]
+    if expected_s <= 0:
+        return _NOTHING
+    w = _weight(_PROMPTS_SHARE * min(count, finished / _FULL_PROMPTS), took_s, expected_s)
+    return tuple(w * x[i] * x[j] for i in range(5) for j in range(i, 5))
+
+
+def _add_up(intervals: Sequence[Interval], full_batch: float | None, times: Times) -> _Sums:
     """Return the sums over those of the intervals from which something can be learned.
 
     Args:
         intervals: What replicas of one variant did.
         full_batch: The places in the batch as far as they are known before.
+        times: What is believed of the times so far.
     """
     m00 = m01 = m02 = m03 = m04 = m11 = m12 = m13 = m14 = 0.0
     m22 = m23 = m24 = m33 = m34 = m44 = 0.0
+    a_s, b_s, c_s, d_s = times.a_s, times.b_s, times.c_s, times.d_s
     samples, total, batches, held = 0, 0.0, 0.0, 0.0
     began = input_tokens = ended = output_tokens = 0.0
     # Written out, since this runs for every replica in every cycle.
@@ -330,7 +394,8 @@ def _add_up(intervals: Sequence[Interval], full_batch: float | None) -> _Sums:
             continue
         share = itl_count / FULL_GAPS if itl_count < FULL_GAPS else 1.0
         prompts = prompt_tokens_per_s * itl_s * (1 + prefilling / batch)
-        w = share / (itl_s * itl_s)
+        expected_s = a_s + b_s * batch + c_s * kv + d_s * prompts
+        w = _weight(share, itl_s, expected_s) if expected_s > 0 else share / (itl_s * itl_s)
         wb, wk, wp, wy = w * batch, w * kv, w * prompts, w * itl_s
         m00 += w
         m01 += wb
@@ -371,26 +436,54 @@ def fresh_fit(prior: Times) -> Fit:
     return Fit(prior=prior, times=prior, moments=_prior_moments(prior))
 
 
+def _doubted(moments: Moments, prior: Times) -> Moments:
+    """Return the moments with each of the prior's times believed no more than what it matters.
+
+    A prior may be of another kind of machine: a CPU takes ten times as long for a prompt and hardly
+    longer for a step. Where few requests decode and few prompts come, samples say little of what
+    each adds, and would never move what the prior says of it as a share.
+    """
+    first = _prior_moments(prior)
+    seen = [m - f for m, f in zip(moments[:5], first, strict=False)]
+    if seen[0] <= 0 or seen[4] <= 0:
+        return moments
+    units = _units(prior)
+    doubts = [
+        max(_EACH_DOUBT, _PART_DOUBT * seen[4] / (unit * x)) if x > 0 else _EACH_DOUBT
+        for unit, x in zip(units, seen[:4], strict=True)
+    ]
+    now = _believed(prior, doubts)
+    return tuple(m - f + n for m, f, n in zip(moments, first, now, strict=True))
+
+
+def _units(prior: Times) -> tuple[float, ...]:
+    theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
+    typical_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
+    return tuple(max(t, _LEAST_PART * typical_s / x) for t, x in zip(theta, _TYPICAL, strict=True))
+
+
 @lru_cache(maxsize=4096)
 def _prior_moments(prior: Times) -> Moments:
-    """Return the moments that stand for what the prior says, and for how little it is believed.
+    """Return the moments that stand for what the prior says, and for how little it is believed."""
+    return _believed(prior, (_EACH_DOUBT,) * 4)
+
+
+def _believed(prior: Times, doubts: Sequence[float]) -> Moments:
+    """Return the moments that stand for a prior, each of whose times is doubted by so much.
 
     The times are believed to be ``prior·(1 + s + e)`` with s common to all and e each one's own,
     both normal. What follows is the inverse of their covariance (Sherman and Morrison's formula),
     in units of one sample's noise, so that samples and prior can be added.
     """
     theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
-    typical_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
-    unit = [max(t, _LEAST_PART * typical_s / x) for t, x in zip(theta, _TYPICAL, strict=True)]
-    u = [t / s for t, s in zip(theta, unit, strict=True)]
-    square = math.fsum(x * x for x in u)
-    each, speed = (_EACH_DOUBT / _NOISE) ** 2, (_SPEED_DOUBT / _NOISE) ** 2
-    both = each + speed * square
-    gram = [
-        [((i == j) - speed * u[i] * u[j] / both) / (each * unit[i] * unit[j]) for j in range(4)]
-        for i in range(4)
-    ]
-    right = [x / (s * both) for x, s in zip(u, unit, strict=True)]
+    unit = _units(prior)
+    speed = (_SPEED_DOUBT / _NOISE) ** 2
+    own = [(unit[i] * doubts[i] / _NOISE) ** 2 for i in range(4)]
+    v = [theta[i] / own[i] for i in range(4)]
+    square = math.fsum(t * x for t, x in zip(theta, v, strict=True))
+    both = 1 + speed * square
+    gram = [[(i == j) / own[i] - speed * v[i] * v[j] / both for j in range(4)] for i in range(4)]
+    right = [x / both for x in v]
     return (
         *(*gram[0], right[0]),
         *(*gram[1][1:], right[1]),

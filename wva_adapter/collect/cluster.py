@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.manifests import Described, Objects, describe
+from wva_adapter.collect.nodes import read_nodes
 from wva_adapter.collect.objects import Autoscaler, Node, Pod, ScaledObject, Workload
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import NodeState, VariantKey
 from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi, Refused
 from wva_adapter.kube.meta import ObjectKey
@@ -62,6 +63,8 @@ class ClusterSource:
         self._start_tries = start_tries
         self._stale_after_s = stale_after_s
         self._described = Described()
+        self._everywhere = not namespaces
+        self._node_states: tuple[NodeState, ...] | None = None
         self._changed = True
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -104,6 +107,14 @@ class ClusterSource:
         """Of variants that keep an earlier configuration, what is wrong with the present one."""
         self._refresh()
         return self._described.refused
+
+    @property
+    def nodes(self) -> tuple[NodeState, ...] | None:
+        """The nodes with accelerators; ``None`` where pods of some namespaces are not seen."""
+        self._refresh()
+        if self._node_states is None and self._everywhere:
+            self._node_states = read_nodes(_merged(self._nodes), _merged(self._pods))
+        return self._node_states
 
     async def start(self) -> None:
         """Follow the cluster; return once all of it has been listed.
@@ -161,6 +172,7 @@ class ClusterSource:
         if not self._changed:
             return
         self._changed = False
+        self._node_states = None
         before = self._described.problems
         self._described = describe(
             Objects(

@@ -201,7 +201,7 @@ def test_a_recording_without_variants_is_refused(recording: Path) -> None:
 
     def empty() -> Iterator[Any]:
         for cycle in opened.cycles():
-            yield type(cycle.snapshot)(cycle.snapshot.at_s), cycle.policy
+            yield type(cycle.snapshot)(cycle.snapshot.at_s), cycle.policies.default
 
     with pytest.raises(ConfigError, match="no variants in 359 cycles, want at least one"):
         held_against("run.jsonl", empty(), opened.memory, ["demand"])

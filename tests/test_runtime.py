@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -146,6 +147,40 @@ async def test_changed_settings_hold_from_the_next_cycle_on_and_bad_ones_are_tol
         file.write_text(SETTINGS + "overrides: [{model: llama, kv_spare_trigger: 0.799}]\n")
         await until(lambda: served("2"))
         assert not await explained("refused")
+
+
+BUDGET = "guards: {budgets: [{name: cap, namespace: chat, usd_per_h: 1.0}]}\n"
+TOO_SMALL = "guard cap: usd_per_h 1 for namespace chat, want at least 1.2: what its min_replicas"
+
+
+async def test_a_budget_that_does_not_pay_the_fewest_replicas_is_refused_at_the_start(
+    tmp_path: Path,
+) -> None:
+    async with an_engine() as engine:
+        with pytest.raises(ConfigError, match=re.escape(TOO_SMALL)):
+            async with serving(tmp_path, engine, text=SETTINGS + BUDGET):
+                pass
+
+
+async def test_and_in_changed_settings_and_the_last_good_ones_stay(tmp_path: Path) -> None:
+    async with an_engine() as engine, serving(tmp_path, engine) as (adapter, client):
+
+        async def explained(what: str) -> bool:
+            answer = await client.get("/explain", headers={"accept": "text/plain"})
+            return what in answer.text
+
+        await until(lambda: _has_value(client))
+        (tmp_path / "wva.yaml").write_text(SETTINGS + BUDGET)
+        await until(lambda: explained(TOO_SMALL))
+        assert adapter.snapshot is not None
+        assert adapter.snapshot.guards == ()
+        (tmp_path / "wva.yaml").write_text(SETTINGS + BUDGET.replace("1.0", "2.0"))
+        await until(lambda: _guarded(adapter))
+        assert not await explained("refused")
+
+
+async def _guarded(adapter: Adapter) -> bool:
+    return adapter.snapshot is not None and adapter.snapshot.guards != ()
 
 
 async def test_a_broken_page_holds_the_count_and_is_named(tmp_path: Path) -> None:

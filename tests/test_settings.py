@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from wva_adapter.core import policy as policy_module
 from wva_adapter.core.policy import Policy
@@ -17,6 +20,7 @@ from wva_adapter.settings import (
     PolicySection,
     Reader,
     Settings,
+    _inner_section,
     describe_settings,
     load_settings,
     parse_settings,
@@ -346,3 +350,43 @@ def test_settings_say_why_an_owner_would_be_cut_off(text: str, why: str | None) 
     else:
         assert found is not None
         assert found.startswith(why)
+
+
+def numbers(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield where in a document of this shape a number or a duration may stand."""
+    for name, field in section.model_fields.items():
+        inner = _inner_section(field)
+        if inner is not None:
+            listed = "tuple" in str(field.annotation)
+            yield from numbers(inner, (*path, f"{name}[]" if listed else name))
+        elif {float, int} & {field.annotation, *get_args(field.annotation)}:
+            yield (*path, name)
+
+
+def written(path: Sequence[str], value: str) -> str:
+    """Return YAML in which this value stands there."""
+    for name in reversed(path):
+        value = f"{{{name[:-2]}: [{value}]}}" if name.endswith("[]") else f"{{{name}: {value}}}"
+    return value
+
+
+PLACES = tuple(numbers(Settings))
+
+
+def test_numbers_are_found_in_every_part_of_the_file() -> None:
+    assert {path[0].removesuffix("[]") for path in PLACES} >= {
+        *("listen", "shutdown", "tls", "authentication", "reader", "chain", "memory", "cycle"),
+        *("scrape_period", "scrape_timeout", "max_age", "policy", "guards", "overrides"),
+    }
+
+
+@pytest.mark.parametrize("value", ["-1", "-1.5", ".nan", ".inf", "-.inf", "-5s", "nan", "1e999s"])
+@pytest.mark.parametrize("path", PLACES, ids=".".join)
+def test_a_number_that_is_negative_or_none_is_refused_by_its_key_wherever_it_stands(
+    path: Sequence[str], value: str
+) -> None:
+    # An override says first of all for whom it is.
+    text = written(path, value)[1:-1].replace("overrides: [{", "overrides: [{model: m, ")
+    message = refused(f"{SOURCE}{text}\n")
+
+    assert path[-1] in message

@@ -22,6 +22,7 @@ from wva_adapter.core.fleet import NodeState
 from wva_adapter.core.guards import budget_problems
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
+from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import crosses
 from wva_adapter.core.snapshot import ReplicaSample, Snapshot
@@ -86,12 +87,13 @@ class Adapter:
         self._settings = settings
         self._file = file
         self._speed = speed
-        self._policies = settings.to_policies()
+        self._policies = self._base = settings.to_policies()
         self._recorder = None if record is None else Recorder(record)
         self._clock = clock
         self._cycle_s = settings.cycle / speed
         self._solver = Solver(settings.max_age / speed)
         self._policy_of: Mapping[str, Policy] = {}
+        self._thresholds: tuple[str, ...] = ()
         self._memory = Memory()
         self._last: Plan | None = None
         self._snapshot: Snapshot | None = None
@@ -107,6 +109,8 @@ class Adapter:
             self._cluster = ClusterSource(
                 kubeconfig=_below(folder, settings.cluster.kubeconfig),
                 namespaces=settings.cluster.namespaces,
+                instance=settings.controller_instance,
+                system=settings.cluster.thresholds_namespace,
             )
             self._sources.append(self._cluster)
         if settings.static_file is not None:
@@ -359,6 +363,7 @@ class Adapter:
     def _decide(self) -> None:
         started_s = time.perf_counter()
         self._take_settings()
+        self._take_thresholds()
         views: list[VariantView] = [view for source in self._sources for view in source.view()]
         self._scraper.follow([replica for view in views for replica in view.replicas])
         if self._policies.overrides:
@@ -409,7 +414,7 @@ class Adapter:
 
     def _take_settings(self) -> None:
         """Decide by the settings as their file has them now, or as it last had them well."""
-        if self._file is None or not self._file.look():
+        if self._file is None or not self._file.look(self._unaffordable):
             return
         if self._file.problem is not None:
             log.warning(
@@ -417,11 +422,30 @@ class Adapter:
             )
             return
         self._settings = self._file.settings
-        self._policies = self._settings.to_policies()
+        self._policies = self._base = self._settings.to_policies()
         self._policy_of = {}
         self._cycle_s = self._settings.cycle / self._speed
         self.board.max_age_s = self._settings.max_age
         log.info("settings changed", extra={"file": self._file.name})
+
+    def _unaffordable(self, settings: Settings) -> Sequence[str]:
+        """Return which budgets do not pay the fewest replicas of the variants that there are."""
+        if self._snapshot is None:
+            return ()
+        variants = [state.variant for state in self._snapshot.variants]
+        return budget_problems(settings.guards.at(self._clock()), variants)
+
+    def _take_thresholds(self) -> None:
+        """Decide by what llm-d's ConfigMaps set as well."""
+        if self._cluster is None:
+            return
+        base = self._base
+        found = self._cluster.thresholds(base)
+        policies = Policies(base.default, (*base.overrides, *found.overrides.values()))
+        self._thresholds = found.problems
+        if policies != self._policies:
+            self._policies, self._policy_of = policies, {}
+            log.info("thresholds changed", extra={"overrides": sorted(found.overrides)})
 
     def _refusals(self) -> Refusals:
         """Return what of the configuration is wrong, so that an earlier one holds."""
@@ -429,7 +453,8 @@ class Adapter:
         of_variant = {} if self._cluster is None else self._cluster.refused
         keeper = self._memory_keeper
         lost = () if keeper is None else keeper.problems
-        return Refusals(tuple(file), (*lost, *self._gateways.problems), of_variant=of_variant)
+        whole = (*file, *self._thresholds)
+        return Refusals(whole, (*lost, *self._gateways.problems), of_variant=of_variant)
 
     def _on_former(self, former: ApiService | None, *, chained: bool) -> None:
         self._recorded = former

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
@@ -101,6 +101,9 @@ class Cluster(Section):
         None, description="Kubeconfig file; without one, the pod's own service account"
     )
     namespaces: Names = Field((), description="Namespaces to look at; empty means all")
+    thresholds_namespace: str | None = Field(
+        None, description="Namespace whose llm-d ConfigMaps of thresholds hold for all; null: none"
+    )
 
 
 class GatewaySection(Section):
@@ -372,7 +375,9 @@ class Settings(Section):
     cycle: PositiveDuration = Field(5.0, description="How often the fleet is decided on")
     max_age: PositiveDuration = Field(60.0, description="A plan older than this is not served")
     controller_instance: str = Field(
-        "default", description="Label controller_instance on all that is served"
+        "default",
+        description="Label controller_instance on all that is served; what is labelled "
+        "wva.llmd.ai/controller-instance for another is left to it",
     )
     memory: MemorySection = MemorySection()
     gateways: Annotated[tuple[GatewaySection, ...], Field(strict=False)] = Field(
@@ -526,8 +531,12 @@ class SettingsFile:
         """The file's name."""
         return str(self._path)
 
-    def look(self) -> bool:
-        """Read the file again if it changed; return whether settings or problem are others now."""
+    def look(self, problems: Callable[[Settings], Iterable[str]] = lambda _: ()) -> bool:
+        """Read the file again if it changed; return whether settings or problem are others now.
+
+        Args:
+            problems: Yields what speaks against settings beside what is wrong in them alone.
+        """
         stamp = file_stamp(self._path)
         if stamp == self._stamp:
             return False
@@ -545,6 +554,8 @@ class SettingsFile:
                     f"{self._path}: a change of {', '.join(needing)} needs a restart; without "
                     f"one, there can change: {', '.join(sorted(_CHANGEABLE))}"
                 )
+            for problem in problems(found):
+                raise ConfigError(f"{self._path}: {problem}")
             self.settings, self.problem = found, None
         except ConfigError as error:
             self.problem = str(error)

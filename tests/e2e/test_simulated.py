@@ -1,7 +1,8 @@
 """The same arrivals through emulated engines, over real HTTP, and through the simulator.
 
-Both have the adapter, an HPA and a gateway; what differs is that one of them runs on a clock. Seen
-when this was written: see ``LIKE_PCT``.
+Both have the adapter, an HPA and a gateway; one of them runs on a clock, with pods that start in 20 s
+to the dot. Measured (seed 3, two busy cores): within one replica for 99.6 % of eight minutes, equal
+for 77.5 %, 1 to 8 replicas; the steps come at the same syncs or one later.
 """
 
 from __future__ import annotations

@@ -107,7 +107,11 @@ def _compared(runs: Runs, scenarios: Sequence[str]) -> list[list[str]]:
                 base = _mean(runs, scenario, THEIRS, "goodput_tokens_per_s")
                 lost = _mean(runs, scenario, THEIRS, "failed_pct")
                 against = f"{100 * (tokens / base - 1):+.0f} %"
-                fewer = f"{lost / failed:.1f}x" if failed else "none failed"
+                fewer = (
+                    f"{lost / failed:.{1 if lost < 100 * failed else 0}f}x"
+                    if failed
+                    else "none failed"
+                )
             table.append(
                 [
                     f"{scenario} {policy}",

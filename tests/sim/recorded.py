@@ -9,6 +9,7 @@ from pathlib import Path
 from wva_adapter.collect.record import Recorder
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
+from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Snapshot
 from wva_adapter.sim.adapter import AdapterScaler
@@ -49,6 +50,6 @@ def record(
         seen = snapshot if gateway else replace(snapshot, gateways=())
         before = memory
         planned, memory = plan(seen, policy, memory)
-        recorder.record(seen, policy, before, planned)
+        recorder.record(seen, Policies(policy), before, planned)
     recorder.close()
     return outcome

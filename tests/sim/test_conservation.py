@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +34,7 @@ def settings_and_counts(draw: st.DrawFn) -> tuple[Scenario, dict[float, int]]:
         np.array([r[2] for r in requests], int),
         np.array([r[3] for r in requests], int),
     )
+    is_apart = draw(st.booleans())
     setting = a_scenario(
         hardware=a_hardware(kv_cache_tokens=2500, attention_s=1e-8, kv_read_s_per_token=1e-6),
         timeout_s=draw(st.sampled_from([1, 4, 90])),
@@ -53,8 +56,13 @@ def settings_and_counts(draw: st.DrawFn) -> tuple[Scenario, dict[float, int]]:
         kinds=_KINDS,
         batch_workers=draw(st.integers(0, 8)),
         start=draw(st.integers(0, 3)),
+        transfer_s=draw(st.sampled_from([0.0, 0.5])),
         draw=lambda times, sizes: traffic,
     )
+    if is_apart:
+        first = replace(setting.fleet[0], role="prefill")
+        other = replace(first, name="w", role="decode", start_replicas=draw(st.integers(0, 3)))
+        setting = replace(setting, fleet=(first, other))
     counts = draw(st.dictionaries(st.integers(1, 60).map(float), st.integers(1, 6), max_size=8))
     return setting, counts
 
@@ -104,8 +112,8 @@ def test_the_bill_is_the_sum_of_the_lives_of_pods(
     world = _World(setting, lambda stage: Script(counts), 0, None, True, None)
     outcome = world.run()
 
-    (group,) = world._groups
-    pods = [pod for pod in (*group.pods, *group.gone) if pod.scheduled]
+    every = [pod for group in world._groups for pod in (*group.pods, *group.gone)]
+    pods = [pod for pod in every if pod.scheduled]
     assert len({pod.name for pod in pods}) == len(pods)
     lived_s = [max(0.0, min(pod.ended_s, 100.0) - pod.created_s) for pod in pods]
     assert outcome.replica_hours * 3600 == pytest.approx(sum(lived_s))

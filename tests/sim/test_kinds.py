@@ -149,3 +149,52 @@ def test_the_adapter_reads_the_counters_of_an_engine_that_has_begun_again() -> N
     # Asked for all the time, they come back: nothing is taken away while they do.
     after = [m for m in outcome.timeline if 1800 <= m.at_s < 1920]
     assert all(m.spec[0] >= after[0].spec[0] for m in after)
+
+
+def apart(requests: Sequence[tuple[float, int, int]], **given: Any) -> Scenario:
+    """Return a fleet of one replica that prefills (1 ms a token) and one that decodes in 10 ms."""
+    prefills = a_hardware(tokens=(0, 1000), iteration_s=(0.0, 1.0))
+    whole = a_scenario(requests, hardware=prefills, **given)
+    first = replace(whole.fleet[0], name="p", role="prefill")
+    second = replace(first, name="d", role="decode", hardware=a_hardware())
+    return replace(whole, fleet=(first, second))
+
+
+def test_a_request_is_prefilled_moved_and_decoded_by_another() -> None:
+    outcome = play(apart([(1, 500, 11)], transfer_s=0.2))
+    # 0.5 s of prefill, the transfer, and the step that makes the first token.
+    assert outcome.ttft_s["p50"] == pytest.approx(0.5 + 0.2 + 0.01)
+    assert outcome.in_slo == 1
+    assert outcome.goodput_tokens_per_s == pytest.approx(11 / 100)
+
+
+def test_a_fleet_that_only_prefills_or_mixes_roles_is_refused() -> None:
+    whole = a_scenario()
+    with pytest.raises(ValueError, match="roles prefill, want prefill and decode, or both alone"):
+        replace(whole, fleet=(replace(whole.fleet[0], role="prefill"),))
+    two = (whole.fleet[0], replace(whole.fleet[0], name="w", role="decode"))
+    with pytest.raises(ValueError, match="roles both, decode, want prefill and decode"):
+        replace(whole, fleet=two)
+
+
+def test_what_is_on_its_way_to_a_replica_that_is_gone_has_no_endpoint() -> None:
+    setting = apart([(1, 500, 11)], transfer_s=20.0)
+    # It comes at 21.5 s; the one that decodes is back after 8.5 to 11.5 s.
+    early = replace(setting, restarts=(Restart(5.0, "d", 1.0),))
+    assert play(early).failures["no_endpoint"] == 0
+    late = replace(setting, restarts=(Restart(20.0, "d", 1.0),))
+    assert play(late).failures["no_endpoint"] == 1
+    assert play(replace(late, retries=5, backoff_s=4.0)).failures["no_endpoint"] == 0
+
+
+def test_who_gives_up_while_its_cache_is_moved_has_timed_out_once() -> None:
+    outcome = play(apart([(1, 500, 11)], transfer_s=20.0, timeout_s=5.0))
+    assert outcome.failures["timeout"] == 1
+    assert outcome.timeline[-1].queued == 0
+
+
+def test_each_part_of_a_split_fleet_is_scaled_for_itself() -> None:
+    outcome = run(scenario("PD", files), contender("demand").tries[0], 0)
+    most = {name: max(c.replicas for c in its) for name, its in outcome.changes.items()}
+    assert most["h100-prefill"] > 1
+    assert most["a100-decode"] > 1

@@ -15,10 +15,11 @@ from wva_adapter.sim import files
 from wva_adapter.sim.clients import Traffic
 from wva_adapter.sim.cluster import Deployed
 from wva_adapter.sim.contenders import contender
+from wva_adapter.sim.draws import lognormal, scheduled
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.outcome import Outcome, Slo
 from wva_adapter.sim.scaler import Metrics, VariantView
-from wva_adapter.sim.scenarios import Loss, Scenario, lognormal, scenario, scheduled
+from wva_adapter.sim.scenarios import Loss, Scenario, scenario
 from wva_adapter.sim.world import run
 
 

@@ -120,7 +120,7 @@ def of_recording(
             if lines % 50 == 0:
                 on_share(min(1.0, lines * mean_line / size))
             if begin_s is None or cycle.snapshot.at_s >= begin_s:
-                yield cycle.snapshot, cycle.policy
+                yield cycle.snapshot, cycle.policies.default
 
     with path.open("rb") as file:
         mean_line = max(1, len(file.readline()), len(file.readline()))

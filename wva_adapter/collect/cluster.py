@@ -12,10 +12,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wva_adapter.collect.assemble import VariantView
-from wva_adapter.collect.manifests import Described, Objects, describe
+from wva_adapter.collect.manifests import ANYBODY, CONFIG_ENABLED, Described, Objects, describe
 from wva_adapter.collect.nodes import read_nodes
-from wva_adapter.collect.objects import Autoscaler, Node, Pod, ScaledObject, Workload
+from wva_adapter.collect.objects import (
+    Autoscaler,
+    ConfigMap,
+    Namespace,
+    Node,
+    Pod,
+    ScaledObject,
+    Workload,
+)
+from wva_adapter.collect.thresholds import NAMES, Thresholds, read_thresholds
 from wva_adapter.core.fleet import NodeState, VariantKey
+from wva_adapter.core.policies import Policies
 from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi, Refused
 from wva_adapter.kube.meta import ObjectKey
@@ -30,7 +40,10 @@ _GROUPS = {
     "statefulsets": "/apis/apps/v1",
     "pods": "/api/v1",
     "nodes": "/api/v1",
+    "namespaces": "/api/v1",
+    "configmaps": "/api/v1",
 }
+_OF_NO_NAMESPACE = ("nodes", "namespaces")
 
 Kind = TypeVar("Kind", bound=KubernetesObject)
 
@@ -46,6 +59,8 @@ class ClusterSource:
             their last known state, and what carries a problem is never scaled down.
         watch_turn_s: How long one watch request lasts.
         keda_absent_for_s: How long until a cluster without KEDA is asked again whether it has it.
+        instance: Who this adapter is among several.
+        system: The namespace whose llm-d ConfigMaps hold for all; ``None`` for none.
     """
 
     def __init__(
@@ -57,20 +72,29 @@ class ClusterSource:
         stale_after_s: float = 30.0,
         watch_turn_s: float = 60.0,
         keda_absent_for_s: float = 30.0,
+        instance: str = ANYBODY,
+        system: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = KubernetesApi(kubeconfig)
         self._start_tries = start_tries
         self._stale_after_s = stale_after_s
+        self._instance = instance
+        self._system = system
         self._described = Described()
         self._everywhere = not namespaces
         self._node_states: tuple[NodeState, ...] | None = None
+        self._thresholds = Thresholds()
+        self._thresholds_of: object = None
         self._changed = True
         self._tasks: list[asyncio.Task[None]] = []
 
-        def follow(resource: str, shape: type[Kind]) -> tuple[Watch[Kind], ...]:
+        def follow(
+            resource: str, shape: type[Kind], name: str | None = None, *further: str
+        ) -> tuple[Watch[Kind], ...]:
             root = _GROUPS[resource]
-            places = [f"namespaces/{name}/" for name in namespaces if resource != "nodes"]
+            within = dict.fromkeys((*namespaces, *further)) if namespaces else ()
+            places = [f"namespaces/{one}/" for one in within if resource not in _OF_NO_NAMESPACE]
             return tuple(
                 Watch(
                     self._api,
@@ -78,6 +102,7 @@ class ClusterSource:
                     shape,
                     on_change=self._note_change,
                     clock=clock,
+                    field_selector="" if name is None else f"metadata.name={name}",
                     turn_s=watch_turn_s,
                     absent_for_s=keda_absent_for_s if shape is ScaledObject else None,
                 )
@@ -90,6 +115,12 @@ class ClusterSource:
         self._stateful_sets = follow("statefulsets", Workload)
         self._pods = follow("pods", Pod)
         self._nodes = follow("nodes", Node)
+        self._namespaces = follow("namespaces", Namespace)
+        # By name: a role can allow these two and no other.
+        further = () if system is None else (system,)
+        self._config_maps = tuple(
+            watch for name in NAMES for watch in follow("configmaps", ConfigMap, name, *further)
+        )
 
     @property
     def name(self) -> str:
@@ -115,6 +146,30 @@ class ClusterSource:
         if self._node_states is None and self._everywhere:
             self._node_states = read_nodes(_merged(self._nodes), _merged(self._pods))
         return self._node_states
+
+    def thresholds(self, base: Policies) -> Thresholds:
+        """Return what llm-d's ConfigMaps set beside what the settings say.
+
+        Those of a namespace count where its label says so.
+        """
+        maps = {place: found.data for place, found in _merged(self._config_maps).items()}
+        enabled = frozenset(
+            place.name
+            for place, found in _merged(self._namespaces).items()
+            if found.metadata.labels.get(CONFIG_ENABLED) == "true"
+        )
+        if (maps, enabled, base) == self._thresholds_of:
+            return self._thresholds
+        before, self._thresholds_of = self._thresholds, (maps, enabled, base)
+        self._thresholds = read_thresholds(
+            maps, base, system=self._system, local=enabled.__contains__, before=before
+        )
+        for problem in self._thresholds.problems:
+            if problem not in before.problems:
+                log.warning(
+                    "thresholds refused, the last good ones stay", extra={"problem": problem}
+                )
+        return self._thresholds
 
     async def start(self) -> None:
         """Follow the cluster; return once all of it has been listed.
@@ -163,6 +218,8 @@ class ClusterSource:
             *self._stateful_sets,
             *self._pods,
             *self._nodes,
+            *self._namespaces,
+            *self._config_maps,
         ]
 
     def _note_change(self) -> None:
@@ -182,8 +239,10 @@ class ClusterSource:
                 _merged(self._stateful_sets),
                 _merged(self._pods),
                 _merged(self._nodes),
+                _merged(self._namespaces),
             ),
             self._described.good,
+            instance=self._instance,
         )
         for problem in self._described.problems:
             if problem not in before:

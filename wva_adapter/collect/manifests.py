@@ -16,7 +16,15 @@ from wva_adapter.collect.accelerators import (
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.autoscalers import Claim, claims
 from wva_adapter.collect.nodes import read_tolerations
-from wva_adapter.collect.objects import Autoscaler, Node, Pod, PodSpec, ScaledObject, Workload
+from wva_adapter.collect.objects import (
+    Autoscaler,
+    Namespace,
+    Node,
+    Pod,
+    PodSpec,
+    ScaledObject,
+    Workload,
+)
 from wva_adapter.collect.pods import read_replica
 from wva_adapter.core.fleet import Toleration, Variant, VariantKey
 from wva_adapter.errors import ConfigError
@@ -24,6 +32,11 @@ from wva_adapter.kube.meta import ObjectKey
 
 MODEL_ID = "llm-d.ai/model-id"
 COST = "llm-d.ai/variant-cost"
+INSTANCE = "wva.llmd.ai/controller-instance"
+EXCLUDE = "wva.llmd.ai/exclude"
+CONFIG_ENABLED = "wva.llmd.ai/config-enabled"
+ANYBODY = "default"
+"""The instance that what names none belongs to."""
 
 _ENGINE_LIMITS = {
     name: re.compile(rf"--{name.replace('_', '[-_]')}[ =]([0-9]{{1,7}})\b")
@@ -41,6 +54,12 @@ class Objects:
     stateful_sets: Mapping[ObjectKey, Workload] = field(default_factory=dict)
     pods: Mapping[ObjectKey, Pod] = field(default_factory=dict)
     nodes: Mapping[ObjectKey, Node] = field(default_factory=dict)
+    namespaces: Mapping[ObjectKey, Namespace] = field(default_factory=dict)
+
+    def takes_part(self, namespace: str) -> bool:
+        """Return whether variants of a namespace are looked at: not if its annotation excludes it."""
+        found = self.namespaces.get(ObjectKey("", namespace))
+        return found is None or found.metadata.annotations.get(EXCLUDE) != "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +79,9 @@ class Described:
     refused: Mapping[VariantKey, tuple[str, ...]] = field(default_factory=dict)
 
 
-def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
+def describe(
+    objects: Objects, good: Mapping[str, Variant], *, instance: str = ANYBODY
+) -> Described:
     """Return the variants that the managed autoscalers of the cluster name.
 
     An autoscaler whose configuration became wrong keeps its last good one. One that never had a
@@ -69,6 +90,7 @@ def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
 
     Args:
         good: ``good`` of the last time.
+        instance: Who this adapter is among several: what is labelled for another is not looked at.
     """
     views: dict[VariantKey, VariantView] = {}
     owners: dict[VariantKey, str] = {}
@@ -80,7 +102,9 @@ def describe(objects: Objects, good: Mapping[str, Variant]) -> Described:
         pods_of.setdefault(pod.metadata.namespace, []).append(pod)
     all_claims = claims(objects.autoscalers, objects.scaled_objects)
     for claim in all_claims:
-        if not claim.managed:
+        if not claim.managed or claim.meta.labels.get(INSTANCE, ANYBODY) != instance:
+            continue
+        if not objects.takes_part(claim.meta.namespace):
             continue
         key, uid = claim.variant, claim.meta.uid
         if key in views:

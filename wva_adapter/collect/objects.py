@@ -176,6 +176,15 @@ class Node(_Object, frozen=True):
     status: NodeStatus = NodeStatus()
 
 
+class Namespace(_Object, frozen=True):
+    metadata: Meta
+
+
+class ConfigMap(_Object, frozen=True):
+    metadata: Meta
+    data: dict[str, str] = {}
+
+
 class TargetReference(_Object, frozen=True):
     name: str
     kind: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from wva_adapter.sim.clients import Call
+from wva_adapter.sim.clients import Call, afresh
 
 
 class Backlog:
@@ -43,9 +43,7 @@ class Backlog:
     def again(self, call: Call) -> None:
         """Put a request that came to nothing back to the front, as if it were never sent."""
         self.sent.pop(call, None)
-        again = Call(call.prompt_tokens, call.output_tokens, call.cached_tokens)
-        again.index, again.sent_s, again.due_s = call.index, call.sent_s, call.due_s
-        self.waiting.appendleft(again)
+        self.waiting.appendleft(afresh(call))
 
     def overdue(self, at_s: float) -> tuple[list[Call], list[Call]]:
         """Return what is in flight and due, and, taken out, what waits and is due."""

@@ -98,6 +98,9 @@ class Call(Request):
         pod: Where it is; ``None`` while it is nowhere.
         attempts: How often it was sent before.
         due_s: Until when it is to be done, if it is offline; ``None`` if it is not.
+        known_tokens: Tokens of its prompt that were in the prefix cache when it came.
+        later_tokens: While one replica prefills it for another: the tokens that it will get there.
+        moving: Whether its KV cache is on the way to the one that decodes it.
     """
 
     index: int = -1
@@ -106,7 +109,18 @@ class Call(Request):
     fate: Fate = Fate.PRESENT
     attempts: int = 0
     due_s: float | None = None
+    known_tokens: int = 0
+    later_tokens: int = 0
+    moving: bool = False
     pod: Pod | None = None
+
+
+def afresh(call: Call) -> Call:
+    """Return a request as it was before it was sent anywhere."""
+    again = Call(call.prompt_tokens, call.later_tokens or call.output_tokens, call.known_tokens)
+    again.index, again.sent_s, again.known_tokens = call.index, call.sent_s, call.known_tokens
+    again.deadline_s, again.due_s = call.deadline_s, call.due_s
+    return again
 
 
 class Fates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,13 @@ from wva_adapter.sim.replica import Replica
 from wva_adapter.sim.request import Counters
 from wva_adapter.sim.scaler import PodView, VariantView
 
+if TYPE_CHECKING:
+    from wva_adapter.sim.router import Gateway
+
 RemovalOrder = Literal["newest", "random", "deletion-cost"]
+
+Role = Literal["both", "prefill", "decode"]
+"""What a replica does for a request: all of it, or one part of it."""
 
 STARTUP_SPREAD = 0.15
 """A start takes up to this share longer or shorter than its mean."""
@@ -37,6 +43,7 @@ class Deployed:
         start_replicas: Replicas that are ready at the beginning.
         startup_s: Mean time from a pod's creation to Ready.
         max_num_seqs: Most requests in one replica's batch.
+        role: What its replicas do; where some prefill, others decode.
     """
 
     name: str
@@ -47,6 +54,7 @@ class Deployed:
     start_replicas: int = 2
     startup_s: float = 120.0
     max_num_seqs: int = 256
+    role: Role = "both"
 
 
 class Pod:
@@ -67,6 +75,7 @@ class Pod:
         removal: Rank among equals when pods are removed at random.
         scheduled: Whether a node has room for it; a pod without one is not billed.
         startup_s: From a node to Ready.
+        gateway: Who sends it requests, once it serves.
         past: What its engines did that ended before the one that it has.
     """
 
@@ -74,6 +83,7 @@ class Pod:
         "created_s",
         "due_s",
         "ended_s",
+        "gateway",
         "group",
         "in_flight",
         "name",
@@ -107,6 +117,7 @@ class Pod:
         self.removal = removal
         self.scheduled = True
         self.startup_s = 0.0
+        self.gateway: Gateway | None = None
         self.past: list[Counters] = []
 
 

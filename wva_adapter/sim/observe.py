@@ -216,7 +216,8 @@ class Observatory:
             usage += share
             saturation += max(replica.waiting / QUEUE_FULL, share / KV_FULL)
             busy += self._busy_share(pod)
-            load = max(load, self._gateway.load(pod))
+            assert pod.gateway is not None
+            load = max(load, pod.gateway.load(pod))
         count = len(pods)
         rate = (arrivals - self._arrivals[name]) / SCRAPE_PERIOD_S
         self._arrivals[name] = arrivals

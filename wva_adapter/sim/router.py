@@ -78,6 +78,7 @@ class Gateway:
         self._loads[slot] = 0.0
         self._choices[slot] = 0.0
         pod.slot = slot
+        pod.gateway = self
         self.endpoints += 1
         self._active.append(pod)
 

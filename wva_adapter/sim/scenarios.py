@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 
 from wva_adapter.sim.clients import Kind, Traffic
 from wva_adapter.sim.cluster import Deployed, RemovalOrder
+from wva_adapter.sim.draws import Draw, bursts, copies, lognormal, normal, scheduled
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.outcome import Slo
 from wva_adapter.sim.router import Routing, WhenSaturated
-from wva_adapter.sim.workload import arrivals, lengths, modulated, normal_lengths, wave
-
-Draw = Callable[[np.random.Generator, np.random.Generator], Traffic]
-"""Makes the requests, from a stream for times and one for lengths."""
-
-Lengths = Callable[[int, np.random.Generator], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""Makes so many lengths of prompts and answers."""
+from wva_adapter.sim.workload import arrivals, wave
 
 
 class Library(Protocol):
@@ -96,6 +91,7 @@ class Scenario:
         retries: How often a client sends again what was shed, killed, or found no endpoint.
         backoff_s: It waits so long before the first time, twice as long before the next, and so on,
             each time half to all of that.
+        transfer_s: From the end of a prefill until its KV cache is where it is decoded.
         routing: How the gateway chooses.
         sticky_share: Share of the requests that go where their prefix has gone before.
         when_saturated: What the gateway does with endpoints that are.
@@ -122,6 +118,7 @@ class Scenario:
     concurrency: int | None = None
     retries: int = 0
     backoff_s: float = 1.0
+    transfer_s: float = 0.0
     routing: Routing = "least-load"
     sticky_share: float = 0.0
     when_saturated: WhenSaturated = "pass"
@@ -139,7 +136,7 @@ class Scenario:
         for name in ("horizon_s", "timeout_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want above 0")
-        for name in ("grace_s", "deregistration_lag_s"):
+        for name in ("grace_s", "deregistration_lag_s", "transfer_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want at least 0")
         for name in ("sticky_share", "lost_scrapes"):
@@ -147,6 +144,11 @@ class Scenario:
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want 0 to 1")
         if not self.fleet:
             raise ValueError(f"{self.name}: no variants, want at least one")
+        roles = {deployed.role for deployed in self.fleet}
+        if roles not in ({"both"}, {"prefill", "decode"}):
+            raise ValueError(
+                f"{self.name}: roles {', '.join(sorted(roles))}, want prefill and decode, or both alone"
+            )
         names = [deployed.name for deployed in self.fleet]
         wanted = [("takes nodes from", loss.variant) for loss in self.losses]
         wanted += [("restarts engines of", restart.variant) for restart in self.restarts]
@@ -162,70 +164,6 @@ class Scenario:
         return replace(
             self, fleet=tuple(replace(deployed, startup_s=startup_s) for deployed in self.fleet)
         )
-
-
-def scheduled(schedule: Sequence[tuple[float, float]], of_lengths: Lengths) -> Draw:
-    """Return what makes Poisson arrivals whose rate follows a schedule."""
-
-    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
-        arrived_s = arrivals(schedule, times)
-        return Traffic(arrived_s, *of_lengths(len(arrived_s), sizes))
-
-    return draw
-
-
-def bursts(states: Sequence[tuple[float, float]], span_s: float, of_lengths: Lengths) -> Draw:
-    """Return what makes arrivals whose rate jumps between states, anew for each seed."""
-
-    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
-        arrived_s = arrivals(modulated(states, span_s, times), times)
-        return Traffic(arrived_s, *of_lengths(len(arrived_s), sizes))
-
-    return draw
-
-
-def copies(trace: Traffic, count: int, span_s: float) -> Draw:
-    """Return what lays ``count`` copies of a trace over each other, each shifted around the span."""
-
-    def draw(times: np.random.Generator, _: np.random.Generator) -> Traffic:
-        shifts_s = times.random(count) * span_s
-        arrived_s = np.concatenate([(trace.arrived_s + shift) % span_s for shift in shifts_s])
-        order = np.argsort(arrived_s, kind="stable")
-        return Traffic(
-            arrived_s[order],
-            np.tile(trace.prompt_tokens, count)[order],
-            np.tile(trace.output_tokens, count)[order],
-        )
-
-    return draw
-
-
-def lognormal(prompt: float, output: float, variation: float = 0.8, most: int = 32768) -> Lengths:
-    """Return what makes lognormal lengths with these means."""
-
-    def make(
-        count: int, generator: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return (
-            lengths(prompt, variation, most, count, generator),
-            lengths(output, variation, most, count, generator),
-        )
-
-    return make
-
-
-def normal(prompt: tuple[float, float, int, int], output: tuple[float, float, int, int]) -> Lengths:
-    """Return what makes normal lengths: mean, deviation, least and most of prompts and answers."""
-
-    def make(
-        count: int, generator: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return (
-            normal_lengths(*prompt, count, generator),
-            normal_lengths(*output, count, generator),
-        )
-
-    return make
 
 
 _CHAT = lognormal(1024, 256)
@@ -537,6 +475,22 @@ def _prefix(library: Library) -> Scenario:
     )
 
 
+def _pd(library: Library) -> Scenario:
+    fleet = (
+        _deployed(library, _H100, "h100-prefill", start_replicas=1, max_replicas=8, role="prefill"),
+        _deployed(library, _A100, "a100-decode", start_replicas=1, max_replicas=16, role="decode"),
+    )
+    return replace(
+        _s1b(library),
+        name="PD",
+        title="a step of long prompts, H100s prefill and A100s decode",
+        fleet=fleet,
+        draw=scheduled(_step(2, 8, 300, 1200, 1800), lognormal(4096, 256)),
+        # 4,096 tokens of 128 KiB each, at 25 GB/s.
+        transfer_s=0.02,
+    )
+
+
 def _spot(library: Library) -> Scenario:
     return replace(
         _s2(library),
@@ -613,6 +567,7 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
     "RESTART": _restart,
     "BATCH": _batch,
     "PREFIX": _prefix,
+    "PD": _pd,
     "ZERO": _zero,
     "70B": _70b,
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wva_adapter.core.snapshot import Phase
 from wva_adapter.sim.agenda import PODS, SCALE, SCRAPE, WORK, Agenda
 from wva_adapter.sim.batch import Backlog
-from wva_adapter.sim.clients import RETRIED, Call, Fate, Fates, Kind, Traffic
+from wva_adapter.sim.clients import RETRIED, Call, Fate, Fates, Kind, Traffic, afresh
 from wva_adapter.sim.cluster import Cluster, Group, Pod
 from wva_adapter.sim.observe import SCRAPE_PERIOD_S, Observatory
 from wva_adapter.sim.outcome import Bill, Moment, Outcome, bill, summarise
@@ -120,6 +120,8 @@ class _World:
             sticky_share=scenario.sticky_share,
             sessions=_generator(seed, _SESSIONS),
         )
+        # Where prefill and decode are apart, who has been prefilled goes to one that decodes.
+        self._decoders = Gateway(scenario.routing, "pass")
         self._groups = [
             Group(deployed, _generator(seed, _PODS, index), leap=leap)
             for index, deployed in enumerate(scenario.fleet)
@@ -192,6 +194,7 @@ class _World:
         if not self._plain:
             kind = self._scenario.kinds[self._kinds[index] if self._kinds else 0]
             call.cached_tokens = min(int(kind.hit_share * prompt_tokens), prompt_tokens - 1)
+            call.known_tokens = call.cached_tokens
             if kind.due_s is not None:
                 call.sent_s, call.due_s = at_s, kind.due_s
                 self._backlog.waiting.append(call)
@@ -237,12 +240,43 @@ class _World:
         if call.prompt_tokens + call.output_tokens > replica.longest_tokens:
             self._end(call, at_s, Fate.TOO_LONG)
             return True
+        if pod.group.deployed.role == "prefill":
+            # Its one token is thrown away: the one that decodes makes it again.
+            call.later_tokens, call.output_tokens = call.output_tokens, 1
+        self._give(call, pod, at_s)
+        return True
+
+    def _give(self, call: Call, pod: Pod, at_s: float) -> None:
+        assert pod.replica is not None
+        assert pod.gateway is not None
         call.pod = pod
-        replica.submit(call, at_s)
-        self._gateway.sent(pod, call)
+        pod.replica.submit(call, at_s)
+        pod.gateway.sent(pod, call)
         pod.group.sent += 1
         self._expect(pod)
-        return True
+
+    def _move(self, call: Call, at_s: float) -> None:
+        """Let the KV cache of a prefilled request go to a replica that decodes it."""
+        call.moving, call.pod = True, None
+        call.output_tokens, call.later_tokens = call.later_tokens, 0
+        call.first_token_s = call.finished_s = call.scheduled_s = None
+        # All of it is there but for the token that brings the first one of the answer.
+        call.cached_tokens = call.prompt_tokens - 1
+        self._agenda.push(at_s + self._scenario.transfer_s, self._arrive_to_decode, call, WORK)
+
+    def _arrive_to_decode(self, call: Call, at_s: float) -> None:
+        if call.fate is not Fate.PRESENT:
+            return
+        call.moving = False
+        pod = self._decoders.pick(call)
+        if pod is None:
+            self._end(call, at_s, Fate.NO_ENDPOINT)
+            return
+        assert pod.replica is not None
+        if call.prompt_tokens + call.output_tokens > pod.replica.longest_tokens:
+            self._end(call, at_s, Fate.TOO_LONG)
+        else:
+            self._give(call, pod, at_s)
 
     def _give_up(self, _: None, at_s: float) -> None:
         """End what has waited too long; put down when to look again."""
@@ -260,7 +294,7 @@ class _World:
             return
         pod = call.pod
         if pod is None:
-            self._gateway.queued -= 1
+            self._gateway.queued -= not call.moving
             self._end(call, at_s, Fate.TIMEOUT)
         else:
             assert pod.replica is not None
@@ -292,9 +326,8 @@ class _World:
         wait_s = self._scenario.backoff_s * 2**call.attempts * (1 + chance) / 2
         if at_s + wait_s >= call.deadline_s:
             return False
-        again = Call(call.prompt_tokens, call.output_tokens, call.cached_tokens)
-        again.index, again.attempts = call.index, call.attempts + 1
-        again.sent_s, again.deadline_s = call.sent_s, call.deadline_s
+        again = afresh(call)
+        again.attempts = call.attempts + 1
         self._agenda.push(at_s + wait_s, self._resend, again, PODS)
         return True
 
@@ -333,7 +366,9 @@ class _World:
             self._fates.record(call, at_s, Fate.TIMEOUT)
         for call in flying:
             pod = call.pod
-            assert pod is not None
+            if pod is None:
+                self._end(call, at_s, Fate.TIMEOUT)
+                continue
             assert pod.replica is not None
             pod.replica.cancel(call, at_s)
             self._leave(pod, call, at_s, Fate.TIMEOUT)
@@ -354,7 +389,8 @@ class _World:
             assert isinstance(call, Call)
             assert call.first_token_s is not None
             pod.unprefilled_tokens -= call.prompt_tokens - call.cached_tokens
-            pod.group.ttfts_s.append(call.first_token_s - call.sent_s)
+            if not call.later_tokens:
+                pod.group.ttfts_s.append(call.first_token_s - call.sent_s)
         for call in finished:
             assert isinstance(call, Call)
             assert call.first_token_s is not None
@@ -364,7 +400,7 @@ class _World:
                 pod.group.itls_s.append(generating_s / (call.output_tokens - 1))
             self._leave(pod, call, call.finished_s, Fate.FINISHED)
         self._expect(pod)
-        if gateway.when_saturated != "pass" and pod.slot >= 0:
+        if pod.gateway is gateway and gateway.when_saturated != "pass" and pod.slot >= 0:
             gateway.judge(pod)
             if gateway.queued:
                 self._dispatch(at_s)
@@ -381,8 +417,12 @@ class _World:
 
     def _leave(self, pod: Pod, call: Call, at_s: float, fate: Fate) -> None:
         """Let a request leave its endpoint."""
-        self._gateway.ended(pod, call)
-        self._end(call, at_s, fate)
+        assert pod.gateway is not None
+        pod.gateway.ended(pod, call)
+        if call.later_tokens and fate is Fate.FINISHED:
+            self._move(call, at_s)
+        else:
+            self._end(call, at_s, fate)
         if pod.phase is Phase.TERMINATING and not pod.in_flight and pod.slot < 0:
             self._pod_drained(pod, at_s)
 
@@ -410,7 +450,7 @@ class _World:
         self._cluster.restart(group, count, at_s)
 
     def _pod_ready(self, pod: Pod, at_s: float) -> None:
-        self._gateway.add(pod)
+        (self._decoders if pod.group.deployed.role == "decode" else self._gateway).add(pod)
         if self._gateway.queued:
             self._dispatch(at_s)
 
@@ -422,7 +462,8 @@ class _World:
             self._deregister(pod, at_s)
 
     def _deregister(self, pod: Pod, at_s: float) -> None:
-        self._gateway.remove(pod)
+        assert pod.gateway is not None
+        pod.gateway.remove(pod)
         if not pod.in_flight and pod.ended_s == math.inf:
             self._pod_drained(pod, at_s)
 
@@ -432,12 +473,13 @@ class _World:
 
     def _pod_killed(self, pod: Pod, at_s: float) -> None:
         self._progress(pod, at_s)
-        self._gateway.remove(pod)
+        assert pod.gateway is not None
         assert pod.replica is not None
+        pod.gateway.remove(pod)
         pod.due_s = math.inf
         for call in pod.replica.present():
             assert isinstance(call, Call)
-            self._gateway.ended(pod, call)
+            pod.gateway.ended(pod, call)
             self._end(call, at_s, Fate.KILLED)
 
     # What watches, and what decides.

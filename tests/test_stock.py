@@ -21,6 +21,7 @@ def refused(text: str) -> str:
 def test_every_value_of_the_file_arrives() -> None:
     settings = parse_settings(
         SOURCE
+        + "cluster: {}\n"
         + """
 inventory:
   accelerators:
@@ -73,6 +74,15 @@ def test_nothing_said_bounds_nothing() -> None:
 )
 def test_what_contradicts_itself_is_refused_by_name(text: str, message: str) -> None:
     assert message in refused(f"inventory: {{{text}}}")
+
+
+def test_nodes_of_which_nobody_tells_are_refused() -> None:
+    assert "inventory.fixed_nodes without cluster: nobody tells" in refused(
+        "inventory: {fixed_nodes: true}"
+    )
+    assert "inventory.fixed_nodes with cluster.namespaces: devices of other" in refused(
+        "cluster: {namespaces: [chat]}\ninventory: {fixed_nodes: true}"
+    )
 
 
 def test_an_unknown_objective_is_refused_and_a_near_one_named() -> None:

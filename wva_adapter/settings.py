@@ -491,6 +491,7 @@ def _checked(settings: Settings, name: str) -> Settings:
         *_chain_problems(settings),
         *settings.guards.problems(),
         *settings.inventory.problems(),
+        *_node_problems(settings),
     ):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
@@ -563,6 +564,19 @@ class SettingsFile:
 
 _CHANGEABLE = frozenset({"policy", "overrides", "guards", "inventory", "cycle", "max_age"})
 """What a running adapter takes over; all else is settled when its parts are made."""
+
+
+def _node_problems(settings: Settings) -> Iterator[str]:
+    cluster = settings.cluster
+    if not settings.inventory.fixed_nodes:
+        return
+    if cluster is None:
+        yield "inventory.fixed_nodes without cluster: nobody tells of nodes; want cluster"
+    elif cluster.namespaces:
+        yield (
+            "inventory.fixed_nodes with cluster.namespaces: devices of other namespaces' pods "
+            "would look free; want one of them"
+        )
 
 
 def why_not_chained(settings: Settings, owner: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from tests.sim.recorded import record
 from wva_adapter.backtest import check, held_against, of_recording
+from wva_adapter.backtest.bounds import bound
 from wva_adapter.backtest.page import page
 from wva_adapter.cli import commands
 from wva_adapter.collect.record import open_recording
@@ -19,7 +21,7 @@ from wva_adapter.core.fleet import VariantKey
 from wva_adapter.errors import ConfigError
 from wva_adapter.sim import files
 from wva_adapter.sim.contenders import contender
-from wva_adapter.sim.hindsight import LEARNED_OFF, Moment, judge
+from wva_adapter.sim.hindsight import LEARNED_OFF, RECORDED, Moment, judge
 from wva_adapter.sim.scenarios import scenario
 from wva_adapter.sim.world import run
 
@@ -68,15 +70,31 @@ def test_another_level_would_have_cost_what_it_does_cost(
     assert found[policy]["usd"] == pytest.approx(simulated_usd(policy), rel=0.05)
 
 
-def test_a_law_on_requests_in_flight_is_bounded_by_what_it_really_costs(
+def test_a_law_that_had_fewer_replicas_than_ran_is_told_to_ask_for_at_least_so_many(
     found: dict[str, dict[str, Any]],
 ) -> None:
-    # In-flight 16 has more replicas than ran, so fewer requests would have been in flight.
-    more, fewer = found["inflight-16"], found["tokens"]
-    assert more["more_than_ran_s"] > 2 * more["fewer_than_ran_s"]
-    assert more["usd"] >= simulated_usd("inflight-16")
-    assert fewer["bound"] == "at least"
-    assert fewer["usd"] <= simulated_usd("tokens")
+    tokens = found["tokens"]
+    assert tokens["bound"] == "at least"
+    assert tokens["usd"] <= simulated_usd("tokens")
+
+
+@pytest.mark.parametrize(
+    ("policy", "fewer_s", "more_s", "sign"),
+    [
+        ("inflight-16", 4.0, 4.0, None),  # up to 5 % of 100 s are no matter
+        ("inflight-16", 0.0, 60.0, "at most"),
+        ("inflight-16", 60.0, 0.0, "at least"),
+        ("inflight-16", 20.0, 20.0, "either"),
+        ("demand", 20.0, 20.0, None),  # arrivals are the same with any replicas
+        (RECORDED, 0.0, 0.0, None),
+    ],
+)
+def test_which_way_counts_are_off_is_by_what_ran_beside_them(
+    policy: str, fewer_s: float, more_s: float, sign: str | None
+) -> None:
+    moments = [a_moment(0.0, 1.0)]
+    judged = judge(policy, ("ns", "m"), moments, {}, {KEY: (1,)}, {KEY: (1,)})
+    assert bound(replace(judged, enough_s=100.0, fewer_s=fewer_s, more_s=more_s)) == sign
 
 
 def test_fewer_than_the_load_takes_were_short_and_when_is_told(

@@ -49,5 +49,6 @@ class Backlog:
         """Return what is in flight and due, and, taken out, what waits and is due."""
         flying = [call for call in self.sent if call.due_s is not None and call.due_s <= at_s]
         late = [call for call in self.waiting if call.due_s is not None and call.due_s <= at_s]
-        self.waiting = deque(call for call in self.waiting if call not in set(late))
+        gone = set(late)
+        self.waiting = deque(call for call in self.waiting if call not in gone)
         return flying, late

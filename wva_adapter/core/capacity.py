@@ -67,6 +67,9 @@ whole, and by one of each time's own; shares of the times."""
 _PART_DOUBT = 0.1
 """How far what the prior says of one time may be off, as a share of the steps that were seen."""
 
+_SURE, _SPEED = _NOISE**2, (_SPEED_DOUBT / _NOISE) ** 2
+"""Both doubts in units of one sample's noise."""
+
 _TYPICAL = (1.0, 40.0, 48_000.0, 90.0)
 _LEAST_PART = 0.05
 """A prior's time counts as no smaller than what makes this part of a typical step, or it could not
@@ -394,8 +397,9 @@ def _add_up(intervals: Sequence[Interval], full_batch: float | None, times: Time
             continue
         share = itl_count / FULL_GAPS if itl_count < FULL_GAPS else 1.0
         prompts = prompt_tokens_per_s * itl_s * (1 + prefilling / batch)
-        expected_s = a_s + b_s * batch + c_s * kv + d_s * prompts
-        w = _weight(share, itl_s, expected_s) if expected_s > 0 else share / (itl_s * itl_s)
+        expected_s = (a_s + b_s * batch + c_s * kv + d_s * prompts) or itl_s
+        # As _weight says.
+        w = share / (expected_s * max(itl_s, expected_s))
         wb, wk, wp, wy = w * batch, w * kv, w * prompts, w * itl_s
         m00 += w
         m01 += wb
@@ -444,19 +448,21 @@ def _doubted(moments: Moments, prior: Times) -> Moments:
     each adds, and would never move what the prior says of it as a share.
     """
     first = _prior_moments(prior)
-    seen = [m - f for m, f in zip(moments[:5], first, strict=False)]
-    if seen[0] <= 0 or seen[4] <= 0:
+    weight, itl = moments[0] - first[0], moments[4] - first[4]
+    if weight <= 0 or itl <= 0:
         return moments
-    units = _units(prior)
+    seen = (weight, moments[1] - first[1], moments[2] - first[2], moments[3] - first[3])
     doubts = [
-        max(_EACH_DOUBT, _PART_DOUBT * seen[4] / (unit * x)) if x > 0 else _EACH_DOUBT
-        for unit, x in zip(units, seen[:4], strict=True)
+        max(_EACH_DOUBT, _PART_DOUBT * itl / (unit * x)) if x > 0 else _EACH_DOUBT
+        for unit, x in zip(_units(prior), seen, strict=True)
     ]
     now = _believed(prior, doubts)
-    return tuple(m - f + n for m, f, n in zip(moments, first, now, strict=True))
+    return tuple([m - f + n for m, f, n in zip(moments, first, now, strict=True)])
 
 
+@lru_cache(maxsize=4096)
 def _units(prior: Times) -> tuple[float, ...]:
+    """Return in which shares the prior's times are doubted: their own, or a part of a step."""
     theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
     typical_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
     return tuple(max(t, _LEAST_PART * typical_s / x) for t, x in zip(theta, _TYPICAL, strict=True))
@@ -475,20 +481,23 @@ def _believed(prior: Times, doubts: Sequence[float]) -> Moments:
     both normal. What follows is the inverse of their covariance (Sherman and Morrison's formula),
     in units of one sample's noise, so that samples and prior can be added.
     """
-    theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
-    unit = _units(prior)
-    speed = (_SPEED_DOUBT / _NOISE) ** 2
-    own = [(unit[i] * doubts[i] / _NOISE) ** 2 for i in range(4)]
-    v = [theta[i] / own[i] for i in range(4)]
-    square = math.fsum(t * x for t, x in zip(theta, v, strict=True))
-    both = 1 + speed * square
-    gram = [[(i == j) / own[i] - speed * v[i] * v[j] / both for j in range(4)] for i in range(4)]
-    right = [x / both for x in v]
+    (ua, ub, uc, ud), (da, db, dc, dd) = _units(prior), doubts
+    # Written out, since this runs for every variant in every cycle.
+    a, b, c, d = (
+        _SURE / (ua * da) ** 2,
+        _SURE / (ub * db) ** 2,
+        _SURE / (uc * dc) ** 2,
+        _SURE / (ud * dd) ** 2,
+    )
+    va, vb, vc, vd = a * prior.a_s, b * prior.b_s, c * prior.c_s, d * prior.d_s
+    square = va * prior.a_s + vb * prior.b_s + vc * prior.c_s + vd * prior.d_s
+    both = 1 + _SPEED * square
+    part = _SPEED / both
     return (
-        *(*gram[0], right[0]),
-        *(*gram[1][1:], right[1]),
-        *(*gram[2][2:], right[2]),
-        *(gram[3][3], right[3]),
+        *(a - part * va * va, -part * va * vb, -part * va * vc, -part * va * vd, va / both),
+        *(b - part * vb * vb, -part * vb * vc, -part * vb * vd, vb / both),
+        *(c - part * vc * vc, -part * vc * vd, vc / both),
+        *(d - part * vd * vd, vd / both),
         square / both,
     )
 

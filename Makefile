@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 
 help:  ## what can be made
-	@grep -hE '^[a-z0-9]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 12
 
 setup: .venv/.ready  ## the locked environment in .venv
 
@@ -29,6 +29,9 @@ test: setup  ## the tests; COVERAGE=1 measures branch coverage, which takes twic
 e2e: setup  ## a real control plane moves real pods; needs Go
 	$(RUN)python -m tests.e2e.binaries && $(RUN)pytest -o addopts= -s -ra tests/e2e $(ARGS)
 
+e2e-engine: setup  ## a real vLLM on the CPU, measured; 6 GB the first time, an hour
+	PATH="$(abspath $(dir $(UV))):$$PATH" $(RUN)python -m tests.engine $(ARGS)
+
 bench: setup  ## the figures, side by side, into build/bench.json
 	$(RUN)python -m tests.bench $(ARGS)
 
@@ -41,8 +44,12 @@ EVERYBODY := $(STRONGEST) tokens saturation queue-0 queue-300 guard pool-saturat
 sim: setup  ## every scenario under the laws that people run: tables and pages under build/, up to an hour
 	mkdir -p build
 	$(SIMULATE) S1 S1b S1c S2 S3 S4b S5 S6 $(EVERYBODY:%=--policy %) --json build/sim.json --html build/sim.html
+	$(RUN)python -m tests.figures.headline build/sim.json build/headline.svg | tee build/headline.md
 	$(SIMULATE) S2p S4 SA MIX SHIFT BLIND-gateway BLIND-engines TWO LOOP LEAD-7 LEAD-96 LEAD-158 LEAD-300 \
-		NODE SPOT ZERO 70B $(STRONGEST:%=--policy %) --json build/sim-more.json --html build/sim-more.html
+		NODE SPOT RESTART ZERO BATCH PREFIX 70B $(STRONGEST:%=--policy %) --json build/sim-more.json --html build/sim-more.html
+
+paper: setup  ## the paper's figures 2 to 6 with our numbers and the authors' claims, as SVG under build/paper
+	$(RUN)python -m tests.figures.paper
 
 image: setup  ## the container image, or its steps in a clean folder where no engine runs
 	$(RUN)python -m tests.image $(ARGS)
@@ -53,4 +60,4 @@ image: setup  ## the container image, or its steps in a clean folder where no en
 .uv/bin/uv:
 	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 
-.PHONY: help setup demo serve fmt check test e2e bench sim image
+.PHONY: help setup demo serve fmt check test e2e e2e-engine bench sim paper image

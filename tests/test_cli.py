@@ -52,6 +52,7 @@ def test_every_command_has_help_with_an_example() -> None:
             ["serve", "--config", "x", "--authorization-webhook-cache-authorized-ttl", "5"],
             "found '5', want a duration",
         ),
+        (["serve", "--config", "x", "--tls-min-version=VersionTLS10"], "'VersionTLS12'"),
         (["config"], "want --print or --check FILE"),
         (["demo", "--for", "5"], "found '5', want a duration such as 500ms, 60s"),
         (["explain", "llama"], "found 'llama', want NAMESPACE/NAME"),

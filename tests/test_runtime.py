@@ -392,3 +392,25 @@ async def test_an_api_group_of_another_is_told_and_everything_else_goes_on(
             assert (await client.get("/metrics")).status_code == 200
     finally:
         await api.stop()
+
+
+async def test_a_limit_on_accelerators_bounds_what_is_served_and_is_explained(
+    tmp_path: Path,
+) -> None:
+    limited = SETTINGS + "inventory: {quotas: [{namespace: chat, devices: 1}]}\n"
+    async with an_engine() as engine, serving(tmp_path, engine, text=limited) as (_, client):
+        engine.page = SATURATED
+
+        async def explained() -> bool:
+            answer = await client.get("/explain/chat/llama-a100", headers={"accept": "text/plain"})
+            return "of namespace chat has 0 devices left, 1 needed" in answer.text
+
+        await until(explained)
+        assert await value(client) == "1"
+        # The limit is one of the keys that hold from the next cycle on.
+        (tmp_path / "wva.yaml").write_text(limited.replace("devices: 1", "devices: 2"))
+
+        async def served() -> bool:
+            return await value(client) == "2"
+
+        await until(served)

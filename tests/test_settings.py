@@ -256,6 +256,28 @@ def test_a_page_goes_stale_after_three_scrapes_unless_said() -> None:
         ("cycle: 2m", "want cycle < max_age, got cycle=2m, max_age=1m"),
         ("tls: {cert_file: tls.crt}", "tls.cert_file without tls.key_file: want both or neither"),
         ("tls: {key_file: tls.key}", "tls.key_file without tls.cert_file: want both or neither"),
+        (
+            "tls: {min_version: VersionTLS11}",
+            "tls.min_version: found 'VersionTLS11', want 'VersionTLS12' or 'VersionTLS13'",
+        ),
+        (
+            "tls: {cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265]}",
+            (
+                "tls.cipher_suites[0]: found 'TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265', "
+                "did you mean TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256?"
+            ),
+        ),
+        (
+            "tls: {cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]}",
+            "want suites with ECDHE and GCM or CHACHA20: TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,",
+        ),
+        (
+            "tls: {cipher_suites: [TLS_AES_128_GCM_SHA256]}",
+            (
+                "wva.yaml: no suite of TLS 1.2 in tls.cipher_suites: want one, such as "
+                "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, or tls.min_version: VersionTLS13"
+            ),
+        ),
         ("cycle: 1s\ncycle: 2s", "wva.yaml: line 3: not valid YAML: key 'cycle' is written twice"),
         ("cycle: [", "not valid YAML"),
     ],

@@ -368,6 +368,84 @@ def simulate(
 
 
 @commands.command()
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="RECORD|URL",
+    help="What `serve --record` wrote, or a Prometheus that scrapes vLLM.",
+)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    default=("demand", "inflight-16"),
+    show_default=True,
+    help="A name, or a law in a YAML file; may be given again.",
+)
+@click.option(
+    "--since",
+    type=Duration(),
+    help="Only so long before the end, such as 7d; of a Prometheus, 1h if not said.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    default=None,
+    metavar="[FILE]",
+    help="One JSON document, there or to stdout in place of the tables.",
+)
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A page for a browser, which needs nothing else.",
+)
+def backtest(
+    source: str,
+    policies: tuple[str, ...],
+    since: float | None,
+    json_file: str | None,
+    html_file: Path | None,
+) -> None:
+    """Show what policies would have asked for in what was recorded, and when it was too little.
+
+    Example: wva-adapter backtest --from run.jsonl --policy demand --policy inflight-16
+    """
+    from rich.console import Console
+
+    from wva_adapter.backtest import check, of_recording, of_url, remarks, shown, tables
+    from wva_adapter.backtest.page import page
+    from wva_adapter.sim.report import open_file
+
+    check(policies)
+    for option, file in (("--html", html_file), ("--json", json_file)):
+        if file is not None and file != "-":
+            open_file(option, Path(file))
+    with shown() as on_share:
+        if source.startswith(("http://", "https://")):
+            tested = of_url(source, policies, since_s=since, now_s=time.time(), on_share=on_share)
+        else:
+            tested = of_recording(Path(source), policies, since_s=since, on_share=on_share)
+    if html_file is not None:
+        html_file.write_text(page(tested), encoding="utf-8")
+    document = json.dumps(tested.document(), indent=2, allow_nan=False)
+    if json_file == "-":
+        click.echo(document)
+    else:
+        if json_file is not None:
+            Path(json_file).write_text(document + "\n")
+        for table in tables(tested):
+            Console().print(table)
+        click.echo("\n".join(remarks(tested)))
+    if tested.problem is not None:
+        click.echo(f"wva-adapter: {tested.problem}", err=True)
+        sys.exit(1)
+
+
+@commands.command()
 @click.option("--print", "print_all", is_flag=True, help="Every key with default and meaning.")
 @click.option(
     "--check", "check", type=click.Path(path_type=Path), help="Validate FILE without starting."

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import click
 
+from wva_adapter.ciphers import MinVersion
 from wva_adapter.documents import parse_duration_s
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,6 +62,8 @@ _FLAGS: Final[tuple[tuple[str, str, click.ParamType[Any]], ...]] = (
     ("--cert-dir", "tls.directory", _File()),
     ("--tls-cert-file", "tls.cert_file", _File()),
     ("--tls-private-key-file", "tls.key_file", _File()),
+    ("--tls-min-version", "tls.min_version", click.Choice(get_args(MinVersion))),
+    ("--tls-cipher-suites", "tls.cipher_suites", _Names()),
     ("--client-ca-file", "authentication.client_ca_file", _File()),
     (
         "--requestheader-client-ca-file",
@@ -116,8 +119,6 @@ _KNOWN_ELSEWHERE: Final = {
     "--authentication-tolerate-lookup-failure": (
         "the adapter starts anyway and says what it waits for"
     ),
-    "--tls-min-version": "TLS 1.2 is the oldest that is spoken",
-    "--tls-cipher-suites": "OpenSSL's own choice is spoken",
     "--disable-http2-serving": "only HTTP/1.1 is spoken",
     "--client-qps": _OF_GO,
     "--client-burst": _OF_GO,

@@ -18,6 +18,7 @@ from wva_adapter.collect.record import Recorder
 from wva_adapter.collect.scrape import Scraper
 from wva_adapter.collect.static import StaticSource
 from wva_adapter.core.decision import Decision, Plan
+from wva_adapter.core.fleet import NodeState
 from wva_adapter.core.guards import budget_problems
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
@@ -48,6 +49,7 @@ from wva_adapter.serve.tls import ServingTls
 from wva_adapter.serve.trust import trust_of_files
 from wva_adapter.serve.upstream import FileToken, Identity, Token, Trusted, Upstream
 from wva_adapter.settings import ProviderSection, Settings, SettingsFile
+from wva_adapter.solver import Solver
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Adapter:
         self._recorder = None if record is None else Recorder(record)
         self._clock = clock
         self._cycle_s = settings.cycle / speed
+        self._solver = Solver(settings.max_age / speed)
         self._policy_of: Mapping[str, Policy] = {}
         self._thresholds: tuple[str, ...] = ()
         self._memory = Memory()
@@ -149,6 +152,7 @@ class Adapter:
                 ca_file=_below(folder, settings.tls.ca_file),
                 names=settings.tls.names,
             ),
+            protocol=settings.tls.to_protocol(),
             check_period_s=settings.tls.check_period,
             is_announced=self._is_announced,
         )
@@ -259,6 +263,7 @@ class Adapter:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
+            await self._solver.stop()
             if self._memory_keeper is not None:
                 await self._memory_keeper.save(self._known())
             if self._cluster is not None:
@@ -375,15 +380,27 @@ class Adapter:
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
+        snapshot = replace(
+            snapshot,
+            inventory=self._settings.inventory.to_inventory(),
+            proposal=self._solver.proposal,
+            nodes=self._nodes(),
+        )
         before = self._memory
         decided, self._memory = plan(snapshot, self._policies, before)
         self.board.post(decided, snapshot, self._refusals())
+        self._solver.follow(decided)
         self._record(snapshot, before, decided)
         self._snapshot = snapshot
         _log_changes(self._last, decided)
         self._telemetry.count_escapes(self._last, decided)
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
+
+    def _nodes(self) -> tuple[NodeState, ...] | None:
+        """Return the nodes where they bound what is added; else nobody asks for them."""
+        fixed = self._settings.inventory.fixed_nodes and self._cluster is not None
+        return self._cluster.nodes if fixed and self._cluster is not None else None
 
     def _record(self, snapshot: Snapshot, before: Memory, decided: Plan) -> None:
         if self._recorder is None:

@@ -8,12 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from wva_adapter.calendar import GuardsSection
+from wva_adapter.ciphers import MinVersion, TlsProtocol, check_suite, protocol
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
 from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
+from wva_adapter.core.power import Objective
 from wva_adapter.documents import (
     Duration,
     Section,
@@ -23,6 +25,7 @@ from wva_adapter.documents import (
     read_document,
 )
 from wva_adapter.errors import ConfigError
+from wva_adapter.stock import InventorySection
 
 PositiveDuration = Annotated[Duration, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -72,6 +75,23 @@ class Tls(Section):
     check_period: Annotated[PositiveDuration, Field(le=60)] = Field(
         30.0, description="How often the certificate's files are looked at; at most 60s"
     )
+    min_version: MinVersion = Field(
+        "VersionTLS12", description="Oldest TLS that is spoken: VersionTLS12 or VersionTLS13"
+    )
+    cipher_suites: Annotated[
+        tuple[Annotated[str, AfterValidator(check_suite)], ...], Field(strict=False)
+    ] = Field((), description="Suites of TLS 1.2 that are spoken; empty means OpenSSL's choice")
+
+    def to_protocol(self) -> TlsProtocol:
+        """Return which TLS is spoken.
+
+        Raises:
+            ConfigError: No suite is left for its oldest version.
+        """
+        try:
+            return protocol(self.min_version, self.cipher_suites)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 class Cluster(Section):
@@ -287,6 +307,15 @@ class PolicySection(Section):
         600.0, description="For how long nobody must have asked before it does"
     )
     shadow: bool = Field(False, description="Decide counts and serve none of them")
+    priority: int = Field(
+        0, description="Where accelerators are scarce, models of a larger one are served first"
+    )
+    objective: Objective = Field(
+        "cost", description="What to spend least of: cost, power, or weighted, a sum of both"
+    )
+    power_price_per_kwh: float = Field(
+        0.15, description="Price of a kWh in $, where objective is weighted"
+    )
 
 
 class OverrideSection(PolicySection):
@@ -359,6 +388,7 @@ class Settings(Section):
     )
     policy: PolicySection = PolicySection()
     guards: GuardsSection = GuardsSection()
+    inventory: InventorySection = InventorySection()
     overrides: Annotated[tuple[OverrideSection, ...], Field(strict=False)] = Field(
         (),
         description="Keys of policy for some variants; what an entry does not set, it inherits",
@@ -434,6 +464,7 @@ def parse_settings(text: str, name: str) -> Settings:
 def _checked(settings: Settings, name: str) -> Settings:
     try:
         settings.to_policies()
+        settings.tls.to_protocol()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     if settings.cycle >= settings.max_age:
@@ -459,6 +490,8 @@ def _checked(settings: Settings, name: str) -> Settings:
         *_gateway_problems(settings),
         *_chain_problems(settings),
         *settings.guards.problems(),
+        *settings.inventory.problems(),
+        *_node_problems(settings),
     ):
         raise ConfigError(f"{name}: {problem}")
     authentication = settings.authentication
@@ -529,8 +562,21 @@ class SettingsFile:
         return before != (self.settings, self.problem)
 
 
-_CHANGEABLE = frozenset({"policy", "overrides", "guards", "cycle", "max_age"})
+_CHANGEABLE = frozenset({"policy", "overrides", "guards", "inventory", "cycle", "max_age"})
 """What a running adapter takes over; all else is settled when its parts are made."""
+
+
+def _node_problems(settings: Settings) -> Iterator[str]:
+    cluster = settings.cluster
+    if not settings.inventory.fixed_nodes:
+        return
+    if cluster is None:
+        yield "inventory.fixed_nodes without cluster: nobody tells of nodes; want cluster"
+    elif cluster.namespaces:
+        yield (
+            "inventory.fixed_nodes with cluster.namespaces: devices of other namespaces' pods "
+            "would look free; want one of them"
+        )
 
 
 def why_not_chained(settings: Settings, owner: str) -> str | None:

@@ -11,8 +11,9 @@ from multiprocessing import get_context
 
 from tests.bench import Row
 from wva_adapter.sim import files
+from wva_adapter.sim.draws import lognormal, scheduled
 from wva_adapter.sim.foresight import Still
-from wva_adapter.sim.scenarios import lognormal, scenario, scheduled
+from wva_adapter.sim.scenarios import scenario
 from wva_adapter.sim.world import run
 
 _MANY = 10_000_000

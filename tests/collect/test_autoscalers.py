@@ -230,6 +230,20 @@ def test_a_fallback_of_none_is_named_where_the_target_may_be_switched_off(
         assert described(scaled_objects=[a_scaled_object(spec=harmless)]).problems == ()
 
 
+@pytest.mark.parametrize("bounds", [{}, {"minReplicaCount": 2, "idleReplicaCount": 0}])
+def test_a_cooldown_too_short_for_a_late_answer_is_named_where_the_target_may_be_switched_off(
+    bounds: Document,
+) -> None:
+    result = described(scaled_objects=[a_scaled_object(spec={**bounds, "cooldownPeriod": 59})])
+    (problem,) = result.problems
+    assert problem == (
+        "ScaledObject chat/llama-a100: cooldownPeriod is 59, want at least 60: KEDA may take an "
+        "answer that comes too late for a count of 0"
+    )
+    for harmless in ({**bounds, "cooldownPeriod": 60}, {"minReplicaCount": 1, "cooldownPeriod": 0}):
+        assert described(scaled_objects=[a_scaled_object(spec=harmless)]).problems == ()
+
+
 def test_an_hpa_and_a_scaled_object_on_one_target_are_named() -> None:
     result = described(hpas=[an_hpa()], scaled_objects=[a_scaled_object("so")])
     (view,) = result.views

@@ -98,14 +98,15 @@ def test_a_cycle_without_a_time_is_unknown(at_s: float, span_s: float) -> None:
     assert history.add(at_s, 3.0, span_s) is history
 
 
-def test_a_drop_does_not_carry_the_level_below_nothing() -> None:
+def test_a_drop_carries_the_level_to_what_is_left_and_no_further() -> None:
     history = ArrivalHistory()
-    lowest = math.inf
+    levels = []
     for number in range(60):
-        history = history.add(5.0 * number, 500.0 if number < 30 else 0.0, 5.0)
-        lowest = min(lowest, history.level_per_s)
+        history = history.add(5.0 * number, 500.0 if number < 30 else 20.0, 5.0)
+        levels.append(history.level_per_s)
 
-    assert lowest == 0.0
+    assert min(levels) == pytest.approx(4.0)
+    assert levels[31] == pytest.approx(4.0)
 
 
 def test_a_minute_is_the_mean_of_its_twelve_slots() -> None:

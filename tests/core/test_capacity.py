@@ -6,11 +6,12 @@ import pytest
 
 from tests.core.driven import Traffic, intervals, pages, table_times, true_rate
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
-from wva_adapter.core.interval import Interval, interval, unusable
+from wva_adapter.core.interval import Interval, has_caught_up, interval, unusable
 from wva_adapter.core.priors import generic_prior, scaled_prior
 from wva_adapter.core.service_rate import Shape, Slo, service_rate
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState
 from wva_adapter.sim.files import hardware
+from wva_adapter.sim.hardware import Hardware
 
 TRUTH = Times(0.012, 40e-6, 0.08e-6, 70e-6)
 
@@ -23,6 +24,7 @@ def an_interval(
     prompt_tokens_per_s: float = 3000,
     at_s: float = 5,
     input_tokens: float = 1000,
+    started: float = 10,
 ) -> Interval:
     """Return an interval that these times explain without error."""
     steps_s = times.a_s + times.b_s * batch + times.c_s * kv_tokens
@@ -37,8 +39,8 @@ def an_interval(
         prompt_tokens_per_s=prompt_tokens_per_s,
         kv_tokens=kv_tokens,
         prefilling=0,
-        started=10,
-        input_tokens=10 * input_tokens,
+        started=started,
+        input_tokens=started * input_tokens,
         finished=10,
         output_tokens=2560,
         arrivals=10,
@@ -81,11 +83,29 @@ def test_at_a_steady_load_a_wrong_prior_is_scaled_as_a_whole() -> None:
         assert getattr(fit.times, name) == pytest.approx(getattr(TRUTH, name), rel=0.1)
 
 
+def test_a_length_is_the_mean_of_many_requests_where_few_arrive() -> None:
+    known = Shape().learn([an_interval(started=50, input_tokens=1000)])
+
+    few = known.learn([an_interval(started=2, input_tokens=9000)])
+    many = known.learn([an_interval(started=80, input_tokens=9000)])
+
+    # Two of 200 requests that the mean comes from; with many, cycles count alike.
+    assert few.input_tokens == pytest.approx(1000 + 8000 * 0.01, rel=1e-2)
+    assert many.input_tokens == pytest.approx(1000 + 8000 * 0.15)
+
+
+def test_answers_that_end_first_are_short_and_move_their_mean_slowly() -> None:
+    known = Shape().learn([an_interval(started=100)])
+
+    short = known.learn([an_interval(started=100)._replace(finished=100, output_tokens=6400)])
+
+    assert short.output_tokens == pytest.approx(256 + (64 - 256) * 0.05)
+
+
 def test_seconds_of_another_length_change_the_learned_times_by_that_alone() -> None:
     seen = [an_interval(batch=b) for b in (10, 30, 80)]
     slow = [
-        replace(
-            one,
+        one._replace(
             itl_s=10 * (one.itl_s or 0),
             prompt_tokens_per_s=one.prompt_tokens_per_s / 10,
         )
@@ -98,15 +118,15 @@ def test_seconds_of_another_length_change_the_learned_times_by_that_alone() -> N
 
 def test_what_no_times_explain_is_contradictory() -> None:
     steady = an_interval(prompt_tokens_per_s=0)
-    wild = [replace(steady, itl_s=0.001 if n % 2 else 0.5, itl_count=1000) for n in range(100)]
+    wild = [steady._replace(itl_s=0.001 if n % 2 else 0.5, itl_count=1000) for n in range(100)]
     assert fresh_fit(TRUTH).learn(wild).contradictory
 
 
 def test_too_few_tokens_and_an_unknown_kv_cache_teach_nothing() -> None:
     fit = fresh_fit(TRUTH)
-    few = replace(an_interval(), itl_count=19)
-    blind = replace(an_interval(), kv_tokens=None)
-    idle = replace(an_interval(), itl_s=None, batch=0.0, itl_count=0)
+    few = an_interval()._replace(itl_count=19)
+    blind = an_interval()._replace(kv_tokens=None)
+    idle = an_interval()._replace(itl_s=None, batch=0.0, itl_count=0)
     assert fit.learn([few, blind, idle]).times == TRUTH
     assert fit.learn([few, blind, idle]).samples == 0
 
@@ -154,6 +174,59 @@ def test_after_five_minutes_the_rate_is_within_a_tenth_of_what_the_replica_was_s
             prior=prior,
         )
         assert found.rate_per_s == pytest.approx(truth, rel=0.1), (error, found)
+
+
+def test_five_minutes_of_light_load_teach_an_engine_of_another_kind_than_was_guessed() -> None:
+    # Like a small model on one core: against an A100 with 8B a prompt token takes ten times as
+    # long, a request twenty times, and a step alone hardly longer.
+    cpu = Hardware(
+        name="small/cpu/tp1",
+        tokens=(1, 16, 8192),
+        iteration_s=(0.018, 0.042, 6.2),
+        kv_read_s_per_token=2e-6,
+        attention_s=0.0,
+        kv_cache_tokens=65_536,
+        idle_w=0.0,
+        tdp_w=0.0,
+        usd_per_h=0.0,
+    )
+    light, slo = Traffic(200, 100), Slo()
+    truth = true_rate(cpu, light, slo)
+    fit = fresh_fit(generic_prior("CPU", 1))
+    seen = pages(cpu, lambda _: light, truth / 2, until_s=300, seed=1, max_num_seqs=16)
+    fit, _ = learned(fit, intervals(list(seen)))
+    found = service_rate(
+        fit.times,
+        Shape(light.prompt_tokens, light.output_tokens),
+        slo,
+        max_num_seqs=16,
+        kv_cache_tokens=cpu.kv_cache_tokens,
+        context_tokens=fit.context_tokens,
+        prior=fit.prior,
+        weight=fit.weight,
+    )
+    assert found.rate_per_s == pytest.approx(truth, rel=0.15)
+
+
+def test_a_machine_that_is_slow_at_times_is_learned_as_it_is_on_average() -> None:
+    fit = fresh_fit(TRUTH)
+    for number in range(200):
+        fit = fit.learn(
+            [an_interval(TRUTH.scaled(1.4 if number % 2 else 0.6), prompt_tokens_per_s=0)]
+        )
+    mean_s = fit.times.a_s + 40 * fit.times.b_s + 48_000 * fit.times.c_s
+    true_s = TRUTH.a_s + 40 * TRUTH.b_s + 48_000 * TRUTH.c_s
+    # By errors relative to what was seen it would be a quarter too fast.
+    assert mean_s == pytest.approx(true_s, rel=0.1)
+
+
+def test_an_episode_ten_times_as_slow_counts_no_more_than_one_twice_as_slow() -> None:
+    def after(slower: float) -> Fit:
+        fit, _ = learned(fresh_fit(TRUTH), [an_interval()] * 100)
+        fit, _ = learned(fit, [an_interval(TRUTH.scaled(slower), prompt_tokens_per_s=0)] * 5)
+        return fit
+
+    assert after(10).times.a_s < 1.05 * after(2).times.a_s
 
 
 @pytest.mark.parametrize("name", ["llama3-8b/a100/tp1", "llama3-8b/h100/tp1"])
@@ -225,12 +298,22 @@ def test_nothing_is_known_across_a_restart_or_without_time_or_counters() -> None
 def test_a_replica_that_warms_up_or_drains_teaches_nothing(
     state: ReplicaState, queued: float, reason: str
 ) -> None:
-    seen = replace(an_interval(at_s=105), queued_before=queued)
+    seen = an_interval(at_s=105)._replace(queued_before=queued)
     assert unusable(seen, state) == reason
 
 
+def test_a_queue_in_a_replica_that_had_none_is_its_own() -> None:
+    state = ReplicaState("r0", ready_at_s=0)
+    seen = an_interval(at_s=105)._replace(queued_before=3)
+    assert unusable(seen, state, caught_up=True) is None
+    assert has_caught_up(a_page(30), state)
+    assert not has_caught_up(a_page(29), state)  # perhaps nobody knows of it yet
+    assert not has_caught_up(replace(a_page(30), queued_requests=1), state)
+    assert not has_caught_up(replace(a_page(30), queued_requests=None), state)
+
+
 def test_a_replica_that_has_settled_or_of_unknown_age_teaches() -> None:
-    seen = replace(an_interval(at_s=400), queued_before=3)
+    seen = an_interval(at_s=400)._replace(queued_before=3)
     assert unusable(seen, ReplicaState("r0", ready_at_s=0)) is None
     assert unusable(seen, ReplicaState("r0")) is None
 

@@ -39,6 +39,7 @@ class Fleet:
     starting_since_s: float | None = None
     at_s: float = 1_000_000.0
     waiting: float = 0.0
+    running: float = 8.0
     gateway_queue: float | None = None
     frozen: frozenset[str] = frozenset()
     memory: Memory = field(default_factory=Memory)
@@ -94,7 +95,7 @@ class Fleet:
             awake=True,
             kv_cache_usage=0.1,
             kv_cache_tokens=400_000,
-            running_requests=8.0,
+            running_requests=self.running,
             queued_requests=self.waiting / self.ready,
             prompt_tokens_total=n * PROMPT,
             computed_prompt_tokens_total=n * PROMPT,
@@ -182,6 +183,34 @@ def test_a_backlog_is_ordered_for_and_leaves_no_trace_in_the_window() -> None:
     assert flooded.demand is not None
     assert flooded.need == pytest.approx(flooded.demand + 600 / 60, rel=0.25)
     assert flooded.keep < 1.5 * flooded.demand
+
+
+def test_requests_beyond_the_batch_that_keeps_the_slo_are_a_backlog() -> None:
+    # A batch of 180 keeps the SLO; three replicas with 1500 each cannot work that off in one lead.
+    fleet = Fleet(ready=3, spec=3)
+    fleet.cycles(30.0, 300)
+    served = fleet.cycle(30.0).loads[0]
+
+    fleet.running = 1500.0
+    crowded = fleet.cycle(30.0).loads[0]
+
+    assert "waiting to be served" not in served.binding
+    assert crowded.need > served.need
+    assert "waiting to be served within 60 s" in crowded.binding
+    # As with a queue: what was ordered for it may go once it is worked off.
+    assert crowded.keep == pytest.approx(served.keep, rel=0.05)
+
+
+def test_a_higher_service_level_works_a_backlog_off_sooner() -> None:
+    extra = {}
+    for level in ("balanced", "premium"):
+        fleet = Fleet(policy=Policy(service_level=level))
+        fleet.cycles(8.0, 300)
+        before = fleet.cycle(8.0).loads[0]
+        fleet.gateway_queue = 2000.0
+        extra[level] = fleet.cycle(8.0).loads[0].need - before.need
+
+    assert extra["premium"] == pytest.approx(2 * extra["balanced"], rel=0.15)
 
 
 def test_a_queue_at_the_gateway_counts_as_waiting() -> None:

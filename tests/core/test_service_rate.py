@@ -27,6 +27,7 @@ def rate(
     kv: float | None = 400_000,
     context: float | None = None,
     prior: Times | None = None,
+    weight: float = 0.0,
 ) -> ServiceRate:
     return service_rate(
         times,
@@ -36,6 +37,7 @@ def rate(
         kv_cache_tokens=kv,
         context_tokens=context,
         prior=prior or times,
+        weight=weight,
     )
 
 
@@ -81,6 +83,20 @@ def test_a_learned_rate_stays_within_what_the_prior_lets_hope_for() -> None:
     slow = rate(A100.scaled(100), prior=A100)
     assert slow.clamped
     assert slow.rate_per_s == rate(A100.scaled(1 / 0.3)).rate_per_s
+
+
+def test_an_engine_slower_than_anybody_guessed_is_believed_after_some_minutes() -> None:
+    # A CPU with a small model: a request adds 2.5 ms to a step, where an A100 with 8B adds 0.07.
+    cpu = Times(0.016, 0.0025, 1e-6, 0.0009)
+    true = rate(cpu, Shape(200, 100), places=16)
+    assert true.rate_per_s == pytest.approx(1.40, abs=0.01)
+    rates = [
+        rate(cpu, Shape(200, 100), places=16, prior=A100, weight=weight).rate_per_s
+        for weight in (0, 10, 20, 30)
+    ]
+    assert rates[0] > 1.4 * true.rate_per_s
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == true.rate_per_s  # 0.3² of the guess is below it
 
 
 @settings(max_examples=500, deadline=None)

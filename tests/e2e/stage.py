@@ -28,13 +28,12 @@ CHEAP, DEAR = "llama-a100", "llama-h100"
 MODEL = "llama"
 STARTUP_S = 5
 
-# Small and slow engines, so that a few requests per second fill them. At a quarter of its speed an
+# Small and slow engines, so that a few requests per second fill them. Four times as slow an
 # A100 takes 50 ms per step: 8 requests of 64 tokens take 3.2 s together, which is 2.5 req/s; an
 # H100 does nearly twice that. 8 requests of 128 + 32 tokens, as they are on the way, fill 77 % of
 # the KV cache.
 _ENGINE = {
-    "emulator.wva/model": MODEL,
-    "emulator.wva/speed": "0.25",
+    "emulator.wva/slowness": "4",
     "emulator.wva/startup": f"{STARTUP_S}s",
     "emulator.wva/max-num-seqs": "8",
     "emulator.wva/kv-cache-tokens": "1664",
@@ -51,6 +50,7 @@ class Stage:
     def __init__(self, plane: ControlPlane, agent: NodeAgent, namespace: str) -> None:
         self.namespace = namespace
         self.timeline: list[tuple[float, Mapping[str, int]]] = []
+        self._model = MODEL
         self._plane = plane
         self._agent = agent
         self._began = time.monotonic()
@@ -65,9 +65,15 @@ class Stage:
         return Watch(self._api, path, shape, on_change=self._note, clock=time.monotonic)
 
     async def start(
-        self, autoscalers: Sequence[Mapping[str, Any]], *, cheap: int = 1, dear: int = 1
+        self,
+        autoscalers: Sequence[Mapping[str, Any]],
+        *,
+        cheap: int = 1,
+        dear: int = 1,
+        model: str = MODEL,
     ) -> None:
         """Deploy so many replicas per variant and what scales them; return once all serve."""
+        self._model = model
         await self._plane.kubectl("create", "namespace", self.namespace)
         await self.gateway.start()
         self._agent.route(self.namespace, self.gateway)
@@ -79,7 +85,7 @@ class Stage:
         replicas = {CHEAP: cheap, DEAR: dear}
         await self._plane.apply(
             *(
-                a_deployment(name, self.namespace, node.product, replicas[name])
+                a_deployment(name, self.namespace, node.product, replicas[name], model)
                 for name, node in zip(replicas, NODES, strict=True)
             )
         )
@@ -109,7 +115,7 @@ class Stage:
             deadline_s=60,
             most_requests=10_000,
         )
-        load = Load(self.gateway.url, MODEL, requests, np.random.default_rng(seed))
+        load = Load(self.gateway.url, self._model, requests, np.random.default_rng(seed))
         task = asyncio.create_task(load.run())
         self._tasks.append(task)
         return task
@@ -188,7 +194,9 @@ def _serves(pod: Pod) -> bool:
     )
 
 
-def a_deployment(name: str, namespace: str, product: str, replicas: int = 1) -> dict[str, Any]:
+def a_deployment(
+    name: str, namespace: str, product: str, replicas: int = 1, model: str = MODEL
+) -> dict[str, Any]:
     """Return a Deployment of emulated engines on nodes with this accelerator."""
     return {
         "apiVersion": "apps/v1",
@@ -198,7 +206,10 @@ def a_deployment(name: str, namespace: str, product: str, replicas: int = 1) -> 
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
             "template": {
-                "metadata": {"labels": {"app": name}, "annotations": _ENGINE},
+                "metadata": {
+                    "labels": {"app": name},
+                    "annotations": {**_ENGINE, "emulator.wva/model": model},
+                },
                 "spec": {
                     "nodeSelector": {"nvidia.com/gpu.product": product},
                     "terminationGracePeriodSeconds": 60,

@@ -227,7 +227,7 @@ def test_annotations_say_which_engine_a_pod_is() -> None:
     pod = an_engine_pod(
         hardware="llama3-8b/h100/tp1",
         startup="2m",
-        speed="0.5",
+        slowness="0.5",
         max_num_seqs="8",
         max_model_len="4096",
         kv_cache_tokens="1664",
@@ -237,7 +237,7 @@ def test_annotations_say_which_engine_a_pod_is() -> None:
         hardware="llama3-8b/h100/tp1",
         port=8000,
         startup_s=120.0,
-        speed=0.5,
+        slowness=0.5,
         max_num_seqs=8,
         max_model_len=4096,
         kv_cache_tokens=1664,
@@ -251,7 +251,8 @@ def test_a_pod_without_annotations_of_ours_is_no_engine() -> None:
 @pytest.mark.parametrize(
     ("annotations", "message"),
     [
-        ({"speed": "fast"}, r"annotation emulator.wva/speed: found 'fast'"),
+        ({"slowness": "fast"}, r"annotation emulator.wva/slowness: found 'fast'"),
+        ({"slowness": "0"}, r"emulator.wva/slowness: found '0': want a positive number"),
         ({"startup": "5"}, r"annotation emulator.wva/startup: found '5': want a duration"),
         ({"hardware": "llama3-8b/a100"}, r"hardware 'llama3-8b/a100': unknown; did you mean"),
         ({"batch": "8"}, r"annotation emulator.wva/batch: unknown; known: model, hardware"),

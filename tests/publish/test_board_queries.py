@@ -63,6 +63,19 @@ async def a_port() -> AsyncIterator[Port]:
         yield port
 
 
+async def test_a_method_that_prometheus_has_not_is_refused_in_its_words() -> None:
+    async with a_port() as port:
+        accepts = {"accept": "application/vnd.kubernetes.protobuf"}
+        answer = await port.client.put(PATH, headers=accepts)
+        assert answer.status_code == 405
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == {
+            "status": "error",
+            "errorType": "method_not_allowed",
+            "error": "the server does not allow this method on the requested resource",
+        }
+
+
 async def test_the_count_is_plain_where_an_hpa_gets_one_that_is_shaped_for_it() -> None:
     async with a_port() as port:
         post(port.board, a_decision(desired=9, value_milli=8001))
@@ -243,7 +256,7 @@ async def test_the_route_is_described() -> None:
     described = document["paths"][PATH]
     assert [one["name"] for one in described["get"]["parameters"]] == ["query", "time", "timeout"]
     assert "application/x-www-form-urlencoded" in described["post"]["requestBody"]["content"]
-    assert set(described["get"]["responses"]) == {"200", "400", "422", "503"}
+    assert set(described["get"]["responses"]) == {"200", "400", "401", "403", "422", "503"}
     assert {"QueryAnswer", "QueryError"} <= set(document["components"]["schemas"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.cluster import Certificates
+from tests.serve.cluster import CHAT_ONLY, Certificates
 from tests.serve.door import Door, a_door
 from wva_adapter.serve.promql import query_reads
 
@@ -57,3 +57,33 @@ async def test_what_is_answered_is_what_was_let_in(
         # A semicolon parts no parameters, at the door as behind it.
         await client.get(f"{PATH}?query=d;query=e")
         assert [spec["nonResourceAttributes"]["path"] for spec in door.api.reviewed] == [PATH]
+
+
+async def test_who_may_not_ask_is_told_as_prometheus_would_tell(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    async with a_door(tmp_path, certificates, query_reads=query_reads) as door:
+        async with door.client() as nobody:
+            unknown = await nobody.get(PATH, params={"query": "x"})
+            told = {"authorization": "Bearer bad"}
+            wrong = await nobody.get(PATH, params={"query": "x"}, headers=told)
+        async with door.client(certificates.proxy) as proxy:
+            headers = {"x-remote-user": CHAT_ONLY}
+            query = {"query": 'x{namespace="search"}'}
+            denied = await proxy.get(PATH, params=query, headers=headers)
+        async with door.client(certificates.alice) as client:
+            large = await client.post(PATH, content=b"query=" + b"x" * 65536, headers=form)
+            other = await client.post(PATH, json={"query": "x"})
+    for answer, code, kind, message in (
+        (unknown, 403, "forbidden", "anonymous"),
+        (wrong, 401, "unauthorized", "Unauthorized"),
+        (denied, 403, "forbidden", 'User "chat-only" cannot list resource "x"'),
+        (large, 413, "bad_data", "larger than 64 KiB"),
+        (other, 415, "bad_data", "want content-type application/x-www-form-urlencoded"),
+    ):
+        assert answer.status_code == code, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json()["status"] == "error"
+        assert answer.json()["errorType"] == kind
+        assert message in answer.json()["error"]

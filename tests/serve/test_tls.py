@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.collect.apiserver import eventually
 from tests.pki import Authority
 from tests.serve.fixture import NAMESPACE, an_app
+from wva_adapter.ciphers import protocol
 from wva_adapter.errors import ConfigError
 from wva_adapter.serve.certificates import given_pair, own_pair
 from wva_adapter.serve.pair import ServingPair
@@ -338,6 +339,35 @@ async def test_tls_before_1_2_is_refused(
     context.set_ciphers("ALL:@SECLEVEL=0")  # or this side would not even try the old ones
     async with listening(ServingTls(given.find)) as server:
         assert await is_let_in(server, context) is spoken
+
+
+async def test_an_operator_can_leave_tls_1_3_alone(given: Given) -> None:
+    tls = ServingTls(given.find, protocol=protocol("VersionTLS13", ()))
+    async with listening(tls) as server:
+        for _ in range(2):
+            assert not await is_let_in(server, caller(given.authority.file, version=VERSIONS[0]))
+            assert await is_let_in(server, caller(given.authority.file, version=VERSIONS[1]))
+            given.renew()
+            await tls.look()
+
+
+@pytest.mark.parametrize("name", ["localhost", None])
+async def test_only_the_suites_that_an_operator_chose_are_spoken(
+    given: Given, name: str | None
+) -> None:
+    """The pair's key is of an elliptic curve; both sides would prefer the suite left out."""
+    chosen = ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256")
+    tls = ServingTls(given.find, protocol=protocol("VersionTLS12", chosen))
+    async with listening(tls) as server:
+        for _ in range(2):
+            old = caller(given.authority.file, version=VERSIONS[0])
+            async with connected(server, old, name) as connection:
+                assert connection.tls.cipher() == ("ECDHE-ECDSA-AES128-GCM-SHA256", "TLSv1.2", 128)
+            old.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305")
+            assert not await is_let_in(server, old)
+            assert await is_let_in(server, caller(given.authority.file, version=VERSIONS[1]))
+            given.renew()
+            await tls.look()
 
 
 async def test_only_http_1_1_is_offered(given: Given) -> None:

@@ -34,6 +34,18 @@ def test_a_step_costs_what_its_tokens_and_the_cached_ones_cost() -> None:
     assert request.finished_s == pytest.approx(0.025 + 2 * 0.0101 + 201e-6)
 
 
+def test_on_slower_hardware_everything_takes_longer_by_the_same_factor() -> None:
+    table = hardware("llama3-8b/a100/tp1")
+    arrivals: list[Arrival] = [(0.0, 4000, 30), (0.0, 20, 50), (0.0, 700, 7)]
+    usual, slow = (
+        [request.finished_s or 0.0 for request in serve(Replica(one), arrivals)]
+        for one in (table, table.slowed(4))
+    )
+    assert slow == pytest.approx([4 * finished_s for finished_s in usual])
+    with pytest.raises(ValueError, match="0 times as slow, want a positive number"):
+        table.slowed(0)
+
+
 def test_a_long_prompt_is_prefilled_in_chunks_of_the_token_budget() -> None:
     (request,) = serve(Replica(a_hardware()), [(0.0, 20_000, 1)])
     assert request.first_token_s == pytest.approx(0.03)  # 8192 + 8192 + 3616

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from wva_adapter.collect.objects import Node, PodSpec
 
@@ -76,8 +76,15 @@ def accelerators_per_replica(spec: PodSpec) -> int:
     For these resources a limit alone is a request too.
     """
     return sum(
-        int(amount)
+        devices_of(container.resources.limits | container.resources.requests)
         for container in spec.containers
-        for resource, amount in (container.resources.limits | container.resources.requests).items()
+    )
+
+
+def devices_of(resources: Mapping[str, str | int]) -> int:
+    """Return how many devices these amounts of resources are."""
+    return sum(
+        int(amount)
+        for resource, amount in resources.items()
         if _RESOURCES.fullmatch(resource) and str(amount).isdecimal()
     )

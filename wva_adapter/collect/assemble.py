@@ -28,6 +28,7 @@ class ReplicaView:
         problem: Why ``url`` is ``None``.
         unscheduled: Why it has no node, as the scheduler puts it; ``None`` where nothing says.
         unscheduled_since_s: Unix time since when it has none; ``None`` where nothing says.
+        node: The node that it runs on; ``None`` where it has none yet, or nothing says.
     """
 
     uid: str
@@ -39,6 +40,7 @@ class ReplicaView:
     problem: str | None = None
     unscheduled: str | None = None
     unscheduled_since_s: float | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
         ready_at_s=view.ready_at_s,
         sample=sample,
         problem=view.problem or scraped.problem,
+        node=view.node,
         unscheduled=view.unscheduled,
         unscheduled_since_s=view.unscheduled_since_s,
     )

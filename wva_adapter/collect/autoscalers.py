@@ -11,6 +11,7 @@ from wva_adapter.collect.objects import (
     Autoscaler,
     Behavior,
     ScaledObject,
+    ScaledObjectSpec,
     TargetReference,
     Trigger,
 )
@@ -28,6 +29,9 @@ _PAUSED = "autoscaling.keda.sh/paused"
 _PAUSED_AT = "autoscaling.keda.sh/paused-replicas"
 _DESIRED_PATH = "/v1/desired/"
 _KEDA_MOST_REPLICAS = 100
+# KEDA 2.21 takes a scaler that it closed during a request, as it does when another request of the
+# ScaledObject failed, for an inactive one: only what was inactive for long is switched off.
+_SHORTEST_COOLDOWN_S = 60
 """What KEDA takes for an absent ``maxReplicaCount``."""
 _DEFAULT_TOLERANCE = 0.1
 """kube-controller-manager's ``--horizontal-pod-autoscaler-tolerance``."""
@@ -168,12 +172,6 @@ def _claim_of_scaled_object(scaled: ScaledObject, hpa: Autoscaler | None) -> Cla
     idle, minimum, most = spec.idle_replica_count, spec.min_replica_count, spec.max_replica_count
     lowest = (minimum or 0) if idle is None else idle
     misreadings = (_misreading(trigger, variant) for trigger in triggers)
-    risk = None
-    if lowest == 0 and spec.fallback is not None and spec.fallback.replicas == 0:
-        risk = (
-            f"{title}: fallback.replicas is 0, want a count, or no fallback: KEDA takes the first "
-            "failed request for a count of 0"
-        )
     return Claim(
         title=title,
         meta=meta,
@@ -184,8 +182,24 @@ def _claim_of_scaled_object(scaled: ScaledObject, hpa: Autoscaler | None) -> Cla
         max_replicas=_KEDA_MOST_REPLICAS if most is None else most,
         read_reader=read,
         misreading=next((f"{title}: {wrong}" for wrong in misreadings if wrong), None),
-        risk=risk,
+        risk=_risk(title, spec) if lowest == 0 else None,
     )
+
+
+def _risk(title: str, spec: ScaledObjectSpec) -> str | None:
+    """Return how KEDA may switch off what is needed, where it may switch off at all."""
+    if spec.fallback is not None and spec.fallback.replicas == 0:
+        return (
+            f"{title}: fallback.replicas is 0, want a count, or no fallback: KEDA takes the first "
+            "failed request for a count of 0"
+        )
+    cooldown_s = spec.cooldown_period
+    if cooldown_s is not None and cooldown_s < _SHORTEST_COOLDOWN_S:
+        return (
+            f"{title}: cooldownPeriod is {cooldown_s}, want at least {_SHORTEST_COOLDOWN_S}: KEDA "
+            "may take an answer that comes too late for a count of 0"
+        )
+    return None
 
 
 def _reads_us(trigger: Trigger) -> bool:

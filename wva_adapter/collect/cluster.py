@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.manifests import ANYBODY, CONFIG_ENABLED, Described, Objects, describe
+from wva_adapter.collect.nodes import read_nodes
 from wva_adapter.collect.objects import (
     Autoscaler,
     ConfigMap,
@@ -23,7 +24,7 @@ from wva_adapter.collect.objects import (
     Workload,
 )
 from wva_adapter.collect.thresholds import NAMES, Thresholds, read_thresholds
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import NodeState, VariantKey
 from wva_adapter.core.policies import Policies
 from wva_adapter.errors import ClusterError
 from wva_adapter.kube.api import KubernetesApi, Refused
@@ -81,6 +82,8 @@ class ClusterSource:
         self._instance = instance
         self._system = system
         self._described = Described()
+        self._everywhere = not namespaces
+        self._node_states: tuple[NodeState, ...] | None = None
         self._thresholds = Thresholds()
         self._thresholds_of: object = None
         self._changed = True
@@ -135,6 +138,14 @@ class ClusterSource:
         """Of variants that keep an earlier configuration, what is wrong with the present one."""
         self._refresh()
         return self._described.refused
+
+    @property
+    def nodes(self) -> tuple[NodeState, ...] | None:
+        """The nodes with accelerators; ``None`` where pods of some namespaces are not seen."""
+        self._refresh()
+        if self._node_states is None and self._everywhere:
+            self._node_states = read_nodes(_merged(self._nodes), _merged(self._pods))
+        return self._node_states
 
     def thresholds(self, base: Policies) -> Thresholds:
         """Return what llm-d's ConfigMaps set beside what the settings say.
@@ -218,6 +229,7 @@ class ClusterSource:
         if not self._changed:
             return
         self._changed = False
+        self._node_states = None
         before = self._described.problems
         self._described = describe(
             Objects(

@@ -15,6 +15,7 @@ from wva_adapter.collect.accelerators import (
 )
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.autoscalers import Claim, claims
+from wva_adapter.collect.nodes import read_tolerations
 from wva_adapter.collect.objects import (
     Autoscaler,
     Namespace,
@@ -25,7 +26,7 @@ from wva_adapter.collect.objects import (
     Workload,
 )
 from wva_adapter.collect.pods import read_replica
-from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.fleet import Toleration, Variant, VariantKey
 from wva_adapter.errors import ConfigError
 from wva_adapter.kube.meta import ObjectKey
 
@@ -121,7 +122,7 @@ def describe(
             if place in objects.nodes
         ]
         try:
-            variant = read_variant(claim, target, nodes)
+            variant = read_variant(claim, target, nodes, pods)
             if variant.accelerator is None and uid in good:
                 # Without pods there are no nodes to tell; they will come back on what they had.
                 variant = replace(variant, accelerator=good[uid].accelerator)
@@ -201,12 +202,15 @@ def _pods_of(target: Workload, pods: Iterable[Pod]) -> list[Pod]:
     return sorted(found, key=lambda pod: pod.metadata.name)
 
 
-def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -> Variant:
+def read_variant(
+    claim: Claim, target: Workload | None, nodes: Iterable[Node], pods: Iterable[Pod] = ()
+) -> Variant:
     """Return the variant that an autoscaler and its scale target describe.
 
     Args:
         target: The workload that it scales; ``None`` where that does not exist.
         nodes: Those on which the target's pods run.
+        pods: Those of the target.
 
     Raises:
         ConfigError: An annotation or a field of the autoscaler is missing or wrong.
@@ -217,6 +221,7 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
         raise ConfigError(f"{claim.title}: no annotation {MODEL_ID}, want the model's name")
     accelerator, devices = None, 1
     limits: dict[str, int | None] = {}
+    tolerations: tuple[Toleration, ...] = ()
     if target is not None:
         template = target.spec.template
         labelled = (claim.meta, target.metadata, template.metadata)
@@ -227,6 +232,7 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
             else accelerator_asked_for(template.spec) or accelerator_of_nodes(nodes)
         )
         devices = accelerators_per_replica(template.spec)
+        tolerations = read_tolerations((template.spec, *(pod.spec for pod in pods)))
         limits = {name: _engine_limit(template.spec, name) for name in _ENGINE_LIMITS}
     try:
         variant = Variant(
@@ -240,6 +246,7 @@ def read_variant(claim: Claim, target: Workload | None, nodes: Iterable[Node]) -
             reader=claim.read_reader(),
             max_num_seqs=limits.get("max_num_seqs"),
             max_num_batched_tokens=limits.get("max_num_batched_tokens"),
+            tolerations=tolerations,
         )
     except ValueError as error:
         raise ConfigError(f"{claim.title}: {error}") from None

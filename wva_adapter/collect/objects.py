@@ -102,12 +102,20 @@ class SchedulingGate(_Object, frozen=True):
     name: str = ""
 
 
+class Toleration(_Object, frozen=True):
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
 class PodSpec(_Object, frozen=True):
     node_name: str = ""
     node_selector: dict[str, str] = {}
     affinity: Affinity = Affinity()
     scheduling_gates: tuple[SchedulingGate, ...] = ()
     containers: tuple[Container, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
 
 
 class PodStatus(_Object, frozen=True):
@@ -146,8 +154,26 @@ class Workload(_Object, frozen=True):
     status: WorkloadStatus = WorkloadStatus()
 
 
+class Taint(_Object, frozen=True):
+    key: str
+    effect: str
+    value: str = ""
+
+
+class NodeSpec(_Object, frozen=True):
+    unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
+
+
+class NodeStatus(_Object, frozen=True):
+    allocatable: dict[str, str | int] = {}
+    conditions: tuple[Condition, ...] = ()
+
+
 class Node(_Object, frozen=True):
     metadata: Meta
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
 
 
 class Namespace(_Object, frozen=True):
@@ -237,6 +263,7 @@ class ScaledObjectSpec(_Object, frozen=True):
     min_replica_count: int | None = None
     max_replica_count: int | None = None
     idle_replica_count: int | None = None
+    cooldown_period: int | None = None
     advanced: AdvancedConfig = AdvancedConfig()
     triggers: tuple[Trigger, ...] = ()
     fallback: Fallback | None = None

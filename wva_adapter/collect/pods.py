@@ -40,6 +40,7 @@ def read_replica(pod: Pod) -> ReplicaView:
         created_at_s=None if created is None else created.timestamp(),
         ready_at_s=None if since is None else since.timestamp(),
         problem=problem,
+        node=pod.spec.node_name or None,
         unscheduled=unscheduled,
         unscheduled_since_s=None if unscheduled_since is None else unscheduled_since.timestamp(),
     )

@@ -64,119 +64,150 @@ def allocate(
     Returns:
         A count per variant. Where even the highest counts do not cover the need: the highest.
     """
-    ordered = sorted(options, key=lambda option: option.key)
-    if math.fsum(o.capacity * o.highest for o in ordered) <= need:
-        return {o.key: o.highest for o in ordered}
-    unit = max((o.cost_per_h for o in ordered), default=0.0) or 1.0
-    prices = [o.cost_per_h / unit for o in ordered]
-    search = _enumerate if len(ordered) <= ENUMERATED else _solve
-    counts = search(need, ordered, prices, change_penalty)
-    return {option.key: count for option, count in zip(ordered, counts, strict=True)}
+    return _Search(options, change_penalty).best(need)
 
 
-def cover(
-    need: float,
-    options: Sequence[Option],
-    *,
-    utilization: Utilization = FULL,
-    absent: float = 0.0,
-    change_penalty: float = 0.0,
-) -> Mapping[VariantKey, int]:
-    """Return the cheapest counts that carry the need at the share that their own number allows.
+class Cover:
+    """The cheapest counts that carry one need or another, at the share their own number allows.
 
     Args:
-        need: What must be carried.
         options: As ``allocate`` takes them.
         utilization: Which share of its capacity a fleet of so many replicas may be loaded with.
         absent: Capacity of replicas that are counted and carry nothing.
         change_penalty: As ``allocate`` takes it.
     """
 
-    def at(replicas: int) -> Mapping[VariantKey, int]:
-        share = utilization.of(replicas)
-        return allocate(absent + need / share, options, change_penalty=change_penalty)
+    def __init__(
+        self,
+        options: Sequence[Option],
+        *,
+        utilization: Utilization = FULL,
+        absent: float = 0.0,
+        change_penalty: float = 0.0,
+    ) -> None:
+        self._search = _Search(options, change_penalty)
+        self._most = sum(option.highest for option in options)
+        self._utilization, self._absent = utilization, absent
 
-    counts = at(sum(option.highest for option in options))
-    fewest = sum(counts.values())
-    # More replicas may be loaded more, each: the plan for the largest share may be too small for
-    # the share that it allows itself, and is the right one where it is not.
-    for replicas in range(fewest, sum(option.highest for option in options) + 1):
-        counts = at(replicas)
-        if sum(counts.values()) <= replicas or utilization.of(replicas) == utilization.highest:
-            break
-    return counts
+    def counts(self, need: float) -> Mapping[VariantKey, int]:
+        """Return the counts for what must be carried."""
+        utilization = self._utilization
+        counts = self._search.best(self._absent + need / utilization.of(self._most))
+        fewest = sum(counts.values())
+        # More replicas may be loaded more, each: the plan for the largest share may be too small
+        # for the share that it allows itself, and is the right one where it is not.
+        for replicas in range(fewest, self._most + 1):
+            share = utilization.of(replicas)
+            counts = self._search.best(self._absent + need / share)
+            if sum(counts.values()) <= replicas or share == utilization.highest:
+                break
+        return counts
 
 
 def _price(option: Option, price: float, count: int, penalty: float) -> float:
     return price * (count + penalty * abs(count - option.current))
 
 
-def _enumerate(
-    need: float, options: Sequence[Option], prices: Sequence[float], penalty: float
-) -> tuple[int, ...]:
-    """Return the best plan of all, skipping branches that cannot beat the best one found."""
-    size = len(options)
-    # The dearest capacity first, from its lowest count upwards: the first plan found is then
-    # nearly the best one, and cuts most of the others.
-    dearest = sorted(range(size), key=lambda i: -prices[i] / options[i].capacity)
-    place = sorted(range(size), key=dearest.__getitem__)
-    options = [options[i] for i in dearest]
-    prices = [prices[i] for i in dearest]
-    # Of the variants from i on: what they carry at most and at least, and what the least costs.
-    reach, base, floor = ([0.0] * (size + 1) for _ in range(3))
-    for i in range(size - 1, -1, -1):
-        option = options[i]
-        reach[i] = reach[i + 1] + option.capacity * option.highest
-        base[i] = base[i + 1] + option.capacity * option.lowest
-        floor[i] = floor[i + 1] + _price(option, prices[i], option.lowest, penalty)
-    # Per variant, the cheapest first: what it carries beyond its least, and the lowest price of
-    # one unit of that.
-    beyond = [
-        (i, o.capacity * (o.highest - o.lowest), (1 - penalty) * prices[i] / o.capacity)
-        for i, o in reversed(tuple(enumerate(options)))
-    ]
+class _Search:
+    """Options made ready for one need after another."""
 
-    def least_price(first: int, missing: float) -> float:
+    def __init__(self, options: Sequence[Option], penalty: float) -> None:
+        self._options = ordered = sorted(options, key=lambda option: option.key)
+        self._penalty = penalty
+        self._highest = {o.key: o.highest for o in ordered}
+        self._reach = math.fsum(o.capacity * o.highest for o in ordered)
+        unit = max((o.cost_per_h for o in ordered), default=0.0) or 1.0
+        self._prices = [o.cost_per_h / unit for o in ordered]
+        self._tree = _Tree(ordered, self._prices, penalty) if len(ordered) <= ENUMERATED else None
+
+    def best(self, need: float) -> Mapping[VariantKey, int]:
+        """Return what ``allocate`` says of a need."""
+        if self._reach <= need:
+            return dict(self._highest)
+        if self._tree is None:
+            counts = _solve(need, self._options, self._prices, self._penalty)
+        else:
+            counts = self._tree.best(need)
+        return {o.key: count for o, count in zip(self._options, counts, strict=True)}
+
+
+class _Tree:
+    """Every plan that could be the cheapest, as branches of which most are never walked."""
+
+    def __init__(self, options: Sequence[Option], prices: Sequence[float], penalty: float) -> None:
+        self._size = size = len(options)
+        self._penalty = penalty
+        # The dearest capacity first, from its lowest count upwards: the first plan found is then
+        # nearly the best one, and cuts most of the others.
+        dearest = sorted(range(size), key=lambda i: -prices[i] / options[i].capacity)
+        self._place = sorted(range(size), key=dearest.__getitem__)
+        self._options = options = [options[i] for i in dearest]
+        self._prices = prices = [prices[i] for i in dearest]
+        # Of the variants from i on: what they carry at most and at least, and what the least costs.
+        self._reach, self._base, self._floor = ([0.0] * (size + 1) for _ in range(3))
+        for i in range(size - 1, -1, -1):
+            option = options[i]
+            self._reach[i] = self._reach[i + 1] + option.capacity * option.highest
+            self._base[i] = self._base[i + 1] + option.capacity * option.lowest
+            self._floor[i] = self._floor[i + 1] + _price(option, prices[i], option.lowest, penalty)
+        # Per variant, the cheapest first: what it carries beyond its least, and the lowest price
+        # of one unit of that.
+        self._beyond = [
+            (i, o.capacity * (o.highest - o.lowest), (1 - penalty) * prices[i] / o.capacity)
+            for i, o in reversed(tuple(enumerate(options)))
+        ]
+        self._need = 0.0
+        self._best: tuple[tuple[float, float, tuple[int, ...]], tuple[int, ...]] | None = None
+
+    def best(self, need: float) -> tuple[int, ...]:
+        """Return the best plan of all, skipping branches that cannot beat the best one found.
+
+        Args:
+            need: No more than the highest counts carry.
+        """
+        self._need, self._best = need, None
+        self._visit(0, (), 0.0, 0.0)
+        found = self._best
+        assert found is not None  # the highest counts suffice
+        return tuple(found[1][i] for i in self._place)
+
+    def _least_price(self, first: int, missing: float) -> float:
         """Return what the variants from ``first`` on cost at least, parts of replicas allowed."""
-        price = floor[first]
-        missing -= base[first]
-        for i, room, rate in beyond:
+        price = self._floor[first]
+        missing -= self._base[first]
+        for i, room, rate in self._beyond:
             if missing <= 0 or i < first:
                 break
             price += min(room, missing) * rate
             missing -= room
         return price
 
-    best: tuple[tuple[float, float, tuple[int, ...]], tuple[int, ...]] | None = None
-
-    def visit(index: int, counts: tuple[int, ...], price: float, capacity: float) -> None:
-        nonlocal best
-        if index == size:
+    def _visit(self, index: int, counts: tuple[int, ...], price: float, capacity: float) -> None:
+        best = self._best
+        if index == self._size:
             order = (
                 round(price, _MONEY_DIGITS),
                 round(capacity, _MONEY_DIGITS),
-                tuple(-counts[i] for i in place),
+                tuple([-counts[i] for i in self._place]),
             )
             if best is None or order < best[0]:
-                best = (order, counts)
+                self._best = (order, counts)
             return
-        option = options[index]
-        fewest = math.ceil(_exact((need - capacity - reach[index + 1]) / option.capacity))
+        option = self._options[index]
+        missing = self._need - capacity - self._reach[index + 1]
+        fewest = math.ceil(_exact(missing / option.capacity))
         lowest = max(option.lowest, min(fewest, option.highest))
-        highest = lowest if index + 1 == size else option.highest
+        highest = lowest if index + 1 == self._size else option.highest
         for count in range(lowest, highest + 1):
             carried = capacity + option.capacity * count
-            paid = price + _price(option, prices[index], count, penalty)
+            paid = price + _price(option, self._prices[index], count, self._penalty)
+            best = self._best
             if best is not None:
-                least = paid + least_price(index + 1, need - carried)
+                least = paid + self._least_price(index + 1, self._need - carried)
                 if round(least, _MONEY_DIGITS) > best[0][0]:
                     # One more of the dearest capacity never lowers the least that is left to pay.
                     break
-            visit(index + 1, (*counts, count), paid, carried)
-
-    visit(0, (), 0.0, 0.0)
-    assert best is not None  # the caller has checked that the highest counts suffice
-    return tuple(best[1][i] for i in place)
+            self._visit(index + 1, (*counts, count), paid, carried)
 
 
 def _exact(quotient: float) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.portable import ITEM_BYTES
 
 SLOT_S = 5.0
@@ -20,7 +21,9 @@ _EDGE_S = 1e-3
 _HIGHEST_PER_S = 1e9
 _HIGHEST_HALF = 65504.0
 _LEVEL_HALVES_S = 15.0
-_TREND_KEEPS = 0.7
+# One cycle so many standard deviations off comes by chance; two on end, to the same side, do once
+# in a month.
+_STEP_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,11 @@ class ArrivalHistory:
         at_s: Unix time up to which arrivals are known; ``None`` before the first cycle.
         span_s: How long the last known cycle was.
         rate_per_s: Its arrivals per second.
-        level_per_s: The rate, smoothed (Holt); at least 0.
-        trend_per_s2: How fast the level changes, in requests per second, each second.
+        level_per_s: The rate, smoothed, anew after each step.
+        level_s: How much of the past the level may be a mean of: what is known since the last step.
 
     Raises:
         ValueError: The series do not belong together.
-
-    References:
-        C. C. Holt, "Forecasting seasonals and trends by exponentially weighted moving averages",
-        1957 (International Journal of Forecasting 20, 2004).
     """
 
     rates: bytes = field(default=b"", metadata={ITEM_BYTES: 8})
@@ -66,7 +65,7 @@ class ArrivalHistory:
     span_s: float = SLOT_S
     rate_per_s: float = 0.0
     level_per_s: float = 0.0
-    trend_per_s2: float = 0.0
+    level_s: float = 0.0
 
     def __post_init__(self) -> None:
         slots, odd = divmod(len(self.rates), 8)
@@ -89,6 +88,17 @@ class ArrivalHistory:
         """
         certain = self.rate_per_s - 2 * math.sqrt(self.rate_per_s / self.span_s)
         return max(self.level_per_s, certain)
+
+    @property
+    def sigma_per_s(self) -> float:
+        """Standard deviation of the level by chance alone (Poisson).
+
+        A smoothed mean is as sure as a plain one over so many seconds, and no more than what is
+        known since the last step.
+        """
+        alpha = 1 - 0.5 ** (self.span_s / _LEVEL_HALVES_S)
+        averaged_s = min(self.span_s * (2 - alpha) / alpha, max(self.level_s, self.span_s))
+        return math.sqrt(self.level_per_s / averaged_s)
 
     @property
     def seen_s(self) -> float:
@@ -129,20 +139,34 @@ class ArrivalHistory:
         begin_s = max(self.at_s, at_s - span_s)
         gap = self._filled(begin_s, None)
         elapsed_s = at_s - self.at_s
-        expected = self.level_per_s + self.trend_per_s2 * elapsed_s
-        alpha = 1 - 0.5 ** (elapsed_s / _LEVEL_HALVES_S)
-        beta = 1 - _TREND_KEEPS ** (elapsed_s / _LEVEL_HALVES_S)
-        # A steep drop would carry the level below nothing.
-        level = max(0.0, alpha * rate + (1 - alpha) * expected)
-        risen = (level - self.level_per_s) / elapsed_s
+        if self._steps(rate, span_s):
+            level_s = self.span_s + span_s
+            level = (self.rate_per_s * self.span_s + rate * span_s) / level_s
+        else:
+            # No trend: one that follows a step carries the level past it for two minutes, and a
+            # steady rise is looked for apart.
+            level_s = self.level_s + elapsed_s
+            alpha = max(1 - 0.5 ** (elapsed_s / _LEVEL_HALVES_S), elapsed_s / level_s)
+            level = self.level_per_s + alpha * (rate - self.level_per_s)
         smoothed = replace(
             gap,
             span_s=span_s,
             rate_per_s=rate,
             level_per_s=level,
-            trend_per_s2=beta * risen + (1 - beta) * self.trend_per_s2,
+            level_s=level_s,
         )
         return smoothed._filled(at_s, rate)
+
+    def _steps(self, rate: float, span_s: float) -> bool:
+        """Return whether this cycle and the one before are off the level, further than by chance."""
+
+        def off(rate: float, span_s: float) -> float:
+            # One request more or less is never surprising.
+            chance = math.sqrt(max(self.level_per_s, 1 / span_s) / span_s)
+            return (rate - self.level_per_s) / chance
+
+        both = off(self.rate_per_s, self.span_s), off(rate, span_s)
+        return min(both) > _STEP_DEVIATIONS or max(both) < -_STEP_DEVIATIONS
 
     def _filled(self, until_s: float, rate: float | None) -> ArrivalHistory:
         """Return the history carried on to ``until_s`` at one rate; ``None`` is an unknown one."""

@@ -7,18 +7,24 @@ an interval in which P prompt tokens were computed per second and N requests wer
     ITL = a + b·B + c·K + d·P·ITL·(1 + N/B)
 
 where the last factor says that prompts also land in the steps of requests that came while another
-was being prefilled. This is linear in the four times, which are at least 0: least squares over
-what the counters say, starting from a guess that counts as six typical samples.
+was being prefilled. A request of I prompt tokens that is in prefill itself gets its first token
+after the step that computes it and those which came with it:
+
+    prefill = a + b·B + c·K + d·I·(1 + N)
+
+Both are linear in the four times, which are at least 0: least squares over what the counters say,
+starting from a guess that counts as six typical samples.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.interval import Interval
 from wva_adapter.core.nnls import nonnegative
 
@@ -43,6 +49,9 @@ CONTRADICTORY_ABOVE = 0.5
 _FEWEST_RECENT = 10.0
 """Whole samples before an error can be told."""
 
+_FULL_PROMPTS, _PROMPTS_SHARE = 5.0, 0.1
+"""From so many prompts on their mean time in prefill weighs as this share of a whole sample."""
+
 _CONTEXT_GAIN = 0.02
 _OUTSIDE = 1.5
 """A mean length this many times above or below what was learned from is another load."""
@@ -54,6 +63,12 @@ a real engine)."""
 _SPEED_DOUBT, _EACH_DOUBT = 1.0, 0.2
 """How far the prior may be off: by a factor common to all times, a machine slower or faster as a
 whole, and by one of each time's own; shares of the times."""
+
+_PART_DOUBT = 0.1
+"""How far what the prior says of one time may be off, as a share of the steps that were seen."""
+
+_SURE, _SPEED = _NOISE**2, (_SPEED_DOUBT / _NOISE) ** 2
+"""Both doubts in units of one sample's noise."""
 
 _TYPICAL = (1.0, 40.0, 48_000.0, 90.0)
 _LEAST_PART = 0.05
@@ -96,13 +111,22 @@ class Times:
         """Return the times of a machine on which everything takes ``factor`` times as long."""
         return Times(self.a_s * factor, self.b_s * factor, self.c_s * factor, self.d_s * factor)
 
-    def at_least(self, other: Times) -> bool:
-        """Return whether every part takes as long as the other's, or longer."""
+    def at_least(self, other: Times, factor: float) -> bool:
+        """Return whether every part takes ``factor`` times as long as the other's, or longer."""
         return (
-            self.a_s >= other.a_s
-            and self.b_s >= other.b_s
-            and self.c_s >= other.c_s
-            and self.d_s >= other.d_s
+            self.a_s >= other.a_s * factor
+            and self.b_s >= other.b_s * factor
+            and self.c_s >= other.c_s * factor
+            and self.d_s >= other.d_s * factor
+        )
+
+    def at_most(self, other: Times, factor: float) -> bool:
+        """Return whether no part takes longer than ``factor`` times the other's."""
+        return (
+            self.a_s <= other.a_s * factor
+            and self.b_s <= other.b_s * factor
+            and self.c_s <= other.c_s * factor
+            and self.d_s <= other.d_s * factor
         )
 
 
@@ -209,19 +233,10 @@ class Fit:
         Those with too few tokens, or whose KV cache is unknown, change nothing but what is known
         of requests' lengths.
         """
-        started = input_tokens = finished = output_tokens = 0.0
-        full_batch = self.full_batch
-        for one in intervals:
-            full_batch = _full_batch(full_batch, one)
-            if one.started is not None and one.input_tokens is not None:
-                started += one.started
-                input_tokens += one.input_tokens
-            if one.finished is not None and one.output_tokens is not None:
-                finished += one.finished
-                output_tokens += one.output_tokens
-        inputs = self.input_lengths.learn(started, input_tokens)
-        outputs = self.output_lengths.learn(finished, output_tokens)
-        added = _add_up(intervals)
+        added = _add_up(intervals, self.full_batch, self.times)
+        full_batch = added.full_batch
+        inputs = self.input_lengths.learn(added.started, added.input_tokens)
+        outputs = self.output_lengths.learn(added.finished, added.output_tokens)
         if not added.samples:
             return replace(
                 self, input_lengths=inputs, output_lengths=outputs, full_batch=full_batch
@@ -231,9 +246,18 @@ class Fit:
         # No more than a memory of this length can hold: the fast one forgets at once what it
         # would never have kept.
         kept = memory * min(1.0, 1 / max(1.0, (1 - each) * self.weight))
+        left = 1 - kept
         moments = tuple(
-            kept * m + (1 - kept) * p + n
-            for m, p, n in zip(self.moments, _prior_moments(self.prior), added.moments, strict=True)
+            [
+                kept * m + left * p + n + t
+                for m, p, n, t in zip(
+                    self.moments,
+                    _prior_moments(self.prior),
+                    added.moments,
+                    _add_up_prompts(intervals, inputs.mean, self.times),
+                    strict=True,
+                )
+            ]
         )
         # A plain mean until there are enough: the first samples are of a batch that fills up.
         gain = max(
@@ -244,9 +268,9 @@ class Fit:
         part = max(1 - memory, added.weight / weight)
         return Fit(
             prior=self.prior,
-            times=_best_times(moments),
+            times=_best_times(_doubted(moments, self.prior)),
             moments=moments,
-            recent=tuple(recent * m + n for m, n in zip(self.recent, added.moments, strict=True)),
+            recent=tuple([recent * m + n for m, n in zip(self.recent, added.moments, strict=True)]),
             recent_weight=recent * self.recent_weight + added.weight,
             weight=weight,
             samples=self.samples + added.samples,
@@ -258,30 +282,124 @@ class Fit:
 
 
 class _Sums(NamedTuple):
-    """What the samples of one cycle say together."""
+    """What the intervals of one cycle say together."""
 
     moments: Moments
     samples: int
     weight: float
     batch: float
     kv_tokens: float
+    started: float
+    input_tokens: float
+    finished: float
+    output_tokens: float
+    full_batch: float | None
 
 
-def _add_up(intervals: Sequence[Interval]) -> _Sums:
-    """Return the sums over those of the intervals from which something can be learned."""
+def _weight(share: float, seen_s: float, expected_s: float) -> float:
+    """Return what a sample counts.
+
+    By its relative error, of what was expected and not of what was seen, or the times would come
+    out as short as the fastest samples; but one that took many times as long counts no more than
+    one that took twice.
+    """
+    return share / (expected_s * max(seen_s, expected_s))
+
+
+def _add_up_prompts(intervals: Sequence[Interval], tokens: float, times: Times) -> Moments:
+    """Return the moments of one sample: what prompts took whose requests finished in a cycle.
+
+    Engines count the time in prefill when the request ends. What came with a prompt had arrived in
+    the step before: one like its own while others are computed, else one that only decodes.
+
+    Args:
+        intervals: What replicas of one variant did.
+        tokens: Prompt tokens computed per request.
+        times: What is believed of the times so far.
+    """
+    finished = took_s = batch = held = prefilling = 0.0
+    count = 0
+    for one in intervals:
+        kv = one.kv_tokens
+        if one.finished and one.prefilling > 0 and kv is not None:
+            count += 1
+            finished += one.finished
+            took_s += one.prefilling * one.span_s
+            batch += one.batch
+            held += kv
+            prefilling += one.prefilling
+    if not (finished and tokens > 0):
+        return _NOTHING
+    took_s /= finished
+    batch, held, prefilling = batch / count, held / count, prefilling / count
+    alone_s = times.a_s + times.b_s * batch + times.c_s * held
+    busy = min(1.0, prefilling)
+    others = prefilling * (busy + (1 - busy) * min(1.0, alone_s / took_s))
+    x = (1.0, batch, held, tokens * (1 + others), took_s)
+    expected_s = alone_s + times.d_s * x[3]
+    if expected_s <= 0:
+        return _NOTHING
+    w = _weight(_PROMPTS_SHARE * min(count, finished / _FULL_PROMPTS), took_s, expected_s)
+    return tuple(w * x[i] * x[j] for i in range(5) for j in range(i, 5))
+
+
+def _add_up(intervals: Sequence[Interval], full_batch: float | None, times: Times) -> _Sums:
+    """Return the sums over those of the intervals from which something can be learned.
+
+    Args:
+        intervals: What replicas of one variant did.
+        full_batch: The places in the batch as far as they are known before.
+        times: What is believed of the times so far.
+    """
     m00 = m01 = m02 = m03 = m04 = m11 = m12 = m13 = m14 = 0.0
     m22 = m23 = m24 = m33 = m34 = m44 = 0.0
+    a_s, b_s, c_s, d_s = times.a_s, times.b_s, times.c_s, times.d_s
     samples, total, batches, held = 0, 0.0, 0.0, 0.0
+    began = input_tokens = ended = output_tokens = 0.0
     # Written out, since this runs for every replica in every cycle.
-    for one in intervals:
-        itl_s, kv, batch = one.itl_s, one.kv_tokens, one.batch
-        if itl_s is None or kv is None or one.itl_count < FEWEST_GAPS:
+    for (
+        _replica,
+        _at_s,
+        _span_s,
+        batch,
+        itl_s,
+        itl_count,
+        prompt_tokens_per_s,
+        kv,
+        prefilling,
+        started,
+        computed,
+        finished,
+        generated,
+        _arrivals,
+        running,
+        steady,
+        queued_before,
+        queued,
+        _ttft_sum_s,
+    ) in intervals:
+        if running is not None:
+            # Requests also wait while many prompts are computed, with places free: then the
+            # count moves.
+            if steady and queued_before and queued:
+                full_batch = max(running, full_batch or 0.0)
+            elif full_batch is not None and running > full_batch:
+                full_batch = None
+        if started is not None and computed is not None:
+            began += started
+            input_tokens += computed
+        if finished is not None and generated is not None:
+            ended += finished
+            output_tokens += generated
+        if itl_s is None or kv is None or itl_count < FEWEST_GAPS:
             continue
         if not (batch > 0 and itl_s > 0):
             continue
-        share = min(1.0, one.itl_count / FULL_GAPS)
-        prompts = one.prompt_tokens_per_s * itl_s * (1 + one.prefilling / batch)
-        w = share / (itl_s * itl_s)
+        share = itl_count / FULL_GAPS if itl_count < FULL_GAPS else 1.0
+        prompts = prompt_tokens_per_s * itl_s * (1 + prefilling / batch)
+        expected_s = (a_s + b_s * batch + c_s * kv + d_s * prompts) or itl_s
+        # As _weight says.
+        w = share / (expected_s * max(itl_s, expected_s))
         wb, wk, wp, wy = w * batch, w * kv, w * prompts, w * itl_s
         m00 += w
         m01 += wb
@@ -303,19 +421,18 @@ def _add_up(intervals: Sequence[Interval]) -> _Sums:
         batches += share * batch
         held += share * kv
     moments = (m00, m01, m02, m03, m04, m11, m12, m13, m14, m22, m23, m24, m33, m34, m44)
-    return _Sums(moments, samples, total, batches, held)
-
-
-def _full_batch(known: float | None, one: Interval) -> float | None:
-    """Return the places in the batch, as far as this interval shows them.
-
-    Requests also wait while many prompts are computed, with places free: then the count moves.
-    """
-    if one.running is None:
-        return known
-    if one.steady and one.queued_before and one.queued:
-        return max(one.running, known or 0.0)
-    return None if known is not None and one.running > known else known
+    return _Sums(
+        moments,
+        samples,
+        total,
+        batches,
+        held,
+        began,
+        input_tokens,
+        ended,
+        output_tokens,
+        full_batch,
+    )
 
 
 def fresh_fit(prior: Times) -> Fit:
@@ -323,31 +440,64 @@ def fresh_fit(prior: Times) -> Fit:
     return Fit(prior=prior, times=prior, moments=_prior_moments(prior))
 
 
+def _doubted(moments: Moments, prior: Times) -> Moments:
+    """Return the moments with each of the prior's times believed no more than what it matters.
+
+    A prior may be of another kind of machine: a CPU takes ten times as long for a prompt and hardly
+    longer for a step. Where few requests decode and few prompts come, samples say little of what
+    each adds, and would never move what the prior says of it as a share.
+    """
+    first = _prior_moments(prior)
+    weight, itl = moments[0] - first[0], moments[4] - first[4]
+    if weight <= 0 or itl <= 0:
+        return moments
+    seen = (weight, moments[1] - first[1], moments[2] - first[2], moments[3] - first[3])
+    doubts = [
+        max(_EACH_DOUBT, _PART_DOUBT * itl / (unit * x)) if x > 0 else _EACH_DOUBT
+        for unit, x in zip(_units(prior), seen, strict=True)
+    ]
+    now = _believed(prior, doubts)
+    return tuple([m - f + n for m, f, n in zip(moments, first, now, strict=True)])
+
+
+@lru_cache(maxsize=4096)
+def _units(prior: Times) -> tuple[float, ...]:
+    """Return in which shares the prior's times are doubted: their own, or a part of a step."""
+    theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
+    typical_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
+    return tuple(max(t, _LEAST_PART * typical_s / x) for t, x in zip(theta, _TYPICAL, strict=True))
+
+
 @lru_cache(maxsize=4096)
 def _prior_moments(prior: Times) -> Moments:
-    """Return the moments that stand for what the prior says, and for how little it is believed.
+    """Return the moments that stand for what the prior says, and for how little it is believed."""
+    return _believed(prior, (_EACH_DOUBT,) * 4)
+
+
+def _believed(prior: Times, doubts: Sequence[float]) -> Moments:
+    """Return the moments that stand for a prior, each of whose times is doubted by so much.
 
     The times are believed to be ``prior·(1 + s + e)`` with s common to all and e each one's own,
     both normal. What follows is the inverse of their covariance (Sherman and Morrison's formula),
     in units of one sample's noise, so that samples and prior can be added.
     """
-    theta = (prior.a_s, prior.b_s, prior.c_s, prior.d_s)
-    typical_s = math.fsum(t * x for t, x in zip(theta, _TYPICAL, strict=True)) or 1e-3
-    unit = [max(t, _LEAST_PART * typical_s / x) for t, x in zip(theta, _TYPICAL, strict=True)]
-    u = [t / s for t, s in zip(theta, unit, strict=True)]
-    square = math.fsum(x * x for x in u)
-    each, speed = (_EACH_DOUBT / _NOISE) ** 2, (_SPEED_DOUBT / _NOISE) ** 2
-    both = each + speed * square
-    gram = [
-        [((i == j) - speed * u[i] * u[j] / both) / (each * unit[i] * unit[j]) for j in range(4)]
-        for i in range(4)
-    ]
-    right = [x / (s * both) for x, s in zip(u, unit, strict=True)]
+    (ua, ub, uc, ud), (da, db, dc, dd) = _units(prior), doubts
+    # Written out, since this runs for every variant in every cycle.
+    a, b, c, d = (
+        _SURE / (ua * da) ** 2,
+        _SURE / (ub * db) ** 2,
+        _SURE / (uc * dc) ** 2,
+        _SURE / (ud * dd) ** 2,
+    )
+    va, vb, vc, vd = a * prior.a_s, b * prior.b_s, c * prior.c_s, d * prior.d_s
+    square = va * prior.a_s + vb * prior.b_s + vc * prior.c_s + vd * prior.d_s
+    both = 1 + _SPEED * square
+    part = _SPEED / both
     return (
-        *(*gram[0], right[0]),
-        *(*gram[1][1:], right[1]),
-        *(*gram[2][2:], right[2]),
-        *(gram[3][3], right[3]),
+        *(a - part * va * va, -part * va * vb, -part * va * vc, -part * va * vd, va / both),
+        *(b - part * vb * vb, -part * vb * vc, -part * vb * vd, vb / both),
+        *(c - part * vc * vc, -part * vc * vd, vc / both),
+        *(d - part * vd * vd, vd / both),
         square / both,
     )
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Bill
 
 if TYPE_CHECKING:
-    from wva_adapter.core.rules import Case
+    from wva_adapter.core.case import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Decision:
             at ``desired``.
         limited: Why there can be no more, where more are needed; ``None`` where that is not so.
         bill: What it would have cost so far, where it is in shadow; ``None`` where it is served.
+        power_w: What the desired replicas draw at the load that is decided for.
         trail: The steps, oldest first.
     """
 
@@ -49,6 +51,7 @@ class Decision:
     value_milli: int = 0
     limited: str | None = None
     bill: Bill | None = None
+    power_w: float | None = None
     trail: tuple[Step, ...] = ()
 
     def to(self, desired: int, *, rule: str, why: str) -> Decision:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
+from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.forecast import Forecast, forecast
 from wva_adapter.core.interval import unusable
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
-from wva_adapter.core.pages import Pages
+from wva_adapter.core.pages import Pages, is_stuck
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.priors import generic_prior, scaled_prior
 from wva_adapter.core.service_rate import ServiceRate, Shape, Slo, service_rate
 from wva_adapter.core.snapshot import GatewayState, VariantState
-
-BACKLOG_DRAIN_S = 60.0
-"""A backlog is to be worked off within so long, beside the demand."""
+from wva_adapter.core.strain import strained
 
 PATIENCE_S = 100.0
 """Who has waited for so long gives up, so no backlog is longer than what arrives in it."""
@@ -30,6 +30,9 @@ REMOVAL_MARGIN = 1.05
 
 SHORTEST_LEAD_S = 1.0
 """No replica is there the moment it is asked for, whatever is assumed."""
+
+_CHANCE_DEVIATIONS = 2.0
+"""Standard deviations of a Poisson number that surprise nobody."""
 
 _SHORTEST_CYCLE_S = 4.0
 """Cycles that an onset brought forward are too short to count arrivals in."""
@@ -91,7 +94,8 @@ def analyze_demand(
         state.variant.key: _rate(state, variants[state.variant.key], learned.shape, policy)
         for state in states
     }
-    capacity = {key: rate.rate_per_s for key, rate in rates.items()}
+    less = past.strain.at(at_s)
+    capacity = {key: (1 - less) * rate.rate_per_s for key, rate in rates.items()}
     level = policy.level
     utilization = level.utilization
     cheapest = min(
@@ -106,12 +110,25 @@ def analyze_demand(
         level.spare_replicas * capacity[cheapest] * utilization.of(replicas), level.familiar_leads
     )
     arriving = max(expected.level_per_s, expected.rate_per_s)
-    backlog = _carried(seen.waiting, arriving, ready, on_their_way, lead_s)
-    need = base + backlog / BACKLOG_DRAIN_S
+    crowd = _crowd(states, pages, rates, seen)
+    backlog = _carried(seen.waiting + crowd, arriving, ready, on_their_way, lead_s)
+    need = base + backlog / level.drain_s
     supply = present * utilization.of(replicas)
     if seen.waiting >= 1:
         # What is on its way is credited for the backlog: taken literally, that would cancel it.
         need = max(need, supply)
+    ratio = strained(
+        (
+            done
+            for state in states
+            for replica, done in pages.news.get(state.variant.key, ())
+            if unusable(done, replica) is None
+        ),
+        policy.slo_ttft_s,
+        policy.slo_itl_s,
+    )
+    fits = seen.waiting < 1 and need <= ready * utilization.of(replicas)
+    learned = replace(learned, strain=past.strain.after(at_s, ratio, fits=fits))
     known = learned.arrivals.at_s is not None
     load = ModelLoad(
         namespace=states[0].variant.key.namespace,
@@ -126,13 +143,25 @@ def analyze_demand(
         capacity=capacity,
         window_s=policy.window_s(expected.confidence),
         utilization=utilization,
-        binding=_binding(base, backlog, need, supply, seen, utilization.of(replicas)),
+        binding=_binding(
+            base, backlog, level.drain_s, need, supply, seen, utilization.of(replicas), less
+        ),
         notes=_notes(expected, rates, seen),
         whole_fleet=True,
         forecast=expected,
         bounds={key: rate.binding for key, rate in rates.items()},
     )
     return load, learned, variants
+
+
+def contradictions(learned: Mapping[VariantKey, VariantMemory]) -> str:
+    """Return of which variants no times explain what was seen, in words; empty where of none."""
+    found = [
+        f"{key.name} answers {memory.fit.relative_error:.0%} off what its learned times say"
+        for key, memory in sorted(learned.items())
+        if memory.fit is not None and memory.fit.contradictory
+    ]
+    return "; ".join(found)
 
 
 def _look(
@@ -146,12 +175,11 @@ def _look(
     rate: float | None = None
     stuck, asleep = set(), set()
     for state in states:
-        for replica in state.ready:
-            key, memory = (state.variant.key, replica.name), pages.of(state, replica)
+        for replica, memory in pages.ready[state.variant.key]:
             if memory.page is not None and memory.page.awake is False:
-                asleep.add(key)
-            if pages.stuck(state, replica, at_s):
-                stuck.add(key)
+                asleep.add((state.variant.key, replica.name))
+            if is_stuck(memory, at_s):
+                stuck.add((state.variant.key, replica.name))
             elif memory.page is not None:
                 waiting += memory.page.queued_requests or 0.0
             if memory.arrivals_per_s is not None:
@@ -195,14 +223,18 @@ def _learn(
     for state in states:
         key = state.variant.key
         past = memory.variants.get(key, VariantMemory())
-        usable = [done for r, done in pages.news.get(key, ()) if unusable(done, r) is None]
+        usable = [
+            done
+            for replica, done in pages.news.get(key, ())
+            if unusable(done, replica, caught_up=pages.of(state, replica).caught_up) is None
+        ]
         fit = past.fit
         if fit is None or (fit.samples == 0 and not usable):
             fit = fresh_fit(_prior(state, states, memory))
         sizes = [
             page.kv_cache_tokens
-            for replica in state.ready
-            if (page := pages.of(state, replica).page) and page.kv_cache_tokens
+            for _, remembered in pages.ready[key]
+            if (page := remembered.page) and page.kv_cache_tokens
         ]
         learned[key] = replace(
             past,
@@ -248,6 +280,7 @@ def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Poli
         kv_cache_tokens=memory.kv_cache_tokens,
         context_tokens=fit.context_tokens,
         prior=fit.prior,
+        weight=fit.weight,
     )
 
 
@@ -264,10 +297,8 @@ def _supply(
     later: list[tuple[float, float, float]] = []
     for state in states:
         key = state.variant.key
-        serving = sum(
-            (key, r.name) not in seen.stuck and (key, r.name) not in seen.asleep
-            for r in state.ready
-        )
+        idle = seen.stuck | seen.asleep
+        serving = sum((key, r.name) not in idle for r in state.ready) if idle else len(state.ready)
         # More are ready than asked for while some are about to leave.
         ready += capacity[key] * min(serving, state.spec_replicas or 0)
         takes_s = start_s(variants[key].starts, policy)
@@ -277,6 +308,30 @@ def _supply(
             for after, share in coming(state, takes_s, at_s, missing_since_s)
         ]
     return ready, sorted(later)
+
+
+def _crowd(
+    states: Sequence[VariantState],
+    pages: Pages,
+    rates: Mapping[VariantKey, ServiceRate],
+    seen: Seen,
+) -> float:
+    """Return how many requests run beyond what batches hold within the SLO.
+
+    An engine with places left lets everybody in and grows slow: who is too many there must be
+    worked off before others are served in time again, as who waits in a queue.
+    """
+    crowd = 0.0
+    for state in states:
+        batch = rates[state.variant.key].batch
+        # Chance alone brings a batch so far above its mean.
+        most = batch + _CHANCE_DEVIATIONS * math.sqrt(batch)
+        for replica in state.ready:
+            page = pages.of(state, replica).page
+            if page is None or (state.variant.key, replica.name) in seen.stuck:
+                continue
+            crowd += max(0.0, (page.running_requests or 0.0) - most)
+    return crowd
 
 
 def _carried(
@@ -298,17 +353,26 @@ def _carried(
 
 
 def _binding(
-    base: float, backlog: float, need: float, supply: float, seen: Seen, utilization: float
+    base: float,
+    backlog: float,
+    drain_s: float,
+    need: float,
+    supply: float,
+    seen: Seen,
+    utilization: float,
+    less: float,
 ) -> str:
     parts = f"{base:.3g} req/s to be ready for"
     if backlog >= 1:
-        parts += f" and {backlog:.0f} waiting to be served within {BACKLOG_DRAIN_S:.0f} s"
+        parts += f" and {backlog:.0f} waiting to be served within {drain_s:.0f} s"
     verb = ">" if need > supply else "≤"
     words = (
         f"{parts}: {need:.3g} {verb} {supply:.3g} req/s that replicas carry at {utilization:.0%}"
     )
     if seen.waiting >= 1:
         words += f"; {seen.waiting:g} wait, so none goes"
+    if less:
+        words += f"; replicas count for {less:.0%} less, since clients waited longer than the SLO"
     return words
 
 

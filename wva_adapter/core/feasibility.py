@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.leads import remember_starts, start_s, why_blocked
 from wva_adapter.core.memory import Setback, VariantMemory
 from wva_adapter.core.policy import Policy
@@ -38,10 +39,19 @@ def notice(past: VariantMemory, state: VariantState, at_s: float, policy: Policy
     serve, set a variant back: for a while that doubles with each further try. The first replica
     that serves ends it.
     """
-    past = replace(past, starts=remember_starts(past, state))
+    starts = remember_starts(past, state)
+    if starts != past.starts:
+        past = replace(past, starts=starts)
     if state.spec_replicas is None:
         return past
     missing = _missing(state)
+    if (
+        not missing
+        and past.missing_since_s is None
+        and past.setback is None
+        and len(state.ready) == len(state.replicas)
+    ):
+        return past
     since_s = None
     if missing:
         since_s = at_s if past.missing_since_s is None else past.missing_since_s

@@ -101,8 +101,7 @@ def forecast(history: ArrivalHistory, at_s: float, *, lead_s: float, attainment:
         raise ValueError(f"attainment {attainment}, want above 0 and below 1")
     rate = history.present_per_s
     level = history.level_per_s
-    cycle_s = max(SLOT_S, history.span_s)
-    sigma = math.sqrt(level / (2 * cycle_s))
+    sigma = history.sigma_per_s
     covered, evidence, analogs = _analogs(history, rate, lead_s, attainment)
     ramp = _ramp(history, lead_s)
     return Forecast(

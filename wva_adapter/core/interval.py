@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from operator import attrgetter, lt
+from operator import attrgetter
+from typing import NamedTuple
 
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState
 
@@ -12,6 +12,9 @@ WARM_UP_S = 60.0
 
 INHERITED_S = 300.0
 """So long after it became ready a queue in a replica may be one that others left to it."""
+
+CAUGHT_UP_AFTER_S = 30.0
+"""A replica in which nothing waits after so long has no queue of others."""
 
 _COUNTERS = (
     "prompt_tokens_total",
@@ -35,8 +38,7 @@ engine does not count them they are a difference of two counters that move at di
 _counts = attrgetter(*_COUNTERS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class Interval(NamedTuple):
     """One replica between two pages; ``None`` is unknown, 0 is zero.
 
     Attributes:
@@ -59,6 +61,7 @@ class Interval:
         steady: Whether that count is the same at both ends.
         queued_before: Requests that waited at the earlier page.
         queued: Requests that wait at the later page.
+        ttft_sum_s: Sum of the times to first token of those that got theirs.
     """
 
     replica: str
@@ -79,6 +82,7 @@ class Interval:
     steady: bool
     queued_before: float | None
     queued: float | None
+    ttft_sum_s: float | None = None
 
 
 def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
@@ -88,46 +92,72 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
     counts no inter-token latencies or no prompt tokens.
     """
     span_s = now.at_s - before.at_s
-    if not span_s > 0 or _restarted(before, now):
+    if not span_s > 0:
         return None
-    itl_sum_s = _grown(before.itl_sum_s, now.itl_sum_s)
-    itl_count = _grown(before.itl_count, now.itl_count)
-    prompts = _grown(before.computed_prompt_tokens_total, now.computed_prompt_tokens_total)
-    if prompts is None:
-        prompts = _grown(before.prompt_tokens_total, now.prompt_tokens_total)
-    if itl_sum_s is None or itl_count is None or prompts is None:
+    # Written out, since this runs for every replica in every cycle.
+    earlier, later = _counts(before), _counts(now)
+    p0, g0, s0, a0, e0, r0, t0, n0, l0, c0, f0, i0, o0, d0 = earlier
+    p1, g1, s1, a1, e1, r1, t1, n1, l1, c1, f1, i1, o1, d1 = later
+    try:
+        if (
+            (p1 < p0 or g1 < g0 or s1 < s0 or a1 < a0 or e1 < e0 or r1 < r0 or t1 < t0)
+            or (n1 < n0 or l1 < l0 or c1 < c0 or f1 < f0 or i1 < i0 or o1 < o0 or d1 < d0)
+        ):  # fmt: skip
+            return None
+    except TypeError:
+        # Something is not counted.
+        if _restarted(earlier, later):
+            return None
+    if l0 is None or l1 is None or c0 is None or c1 is None:
         return None
-    prompts = max(0.0, prompts)
-    prefill_sum_s = _grown(before.prefill_sum_s, now.prefill_sum_s)
-    started = _grown(before.ttft_count, now.ttft_count)
-    finished = _grown(before.output_tokens_count, now.output_tokens_count)
-    running = [n for n in (before.running_requests, now.running_requests) if n is not None]
+    x0, x1 = before.computed_prompt_tokens_total, now.computed_prompt_tokens_total
+    if x0 is None or x1 is None:
+        x0, x1 = p0, p1
+        if x0 is None or x1 is None:
+            return None
+    prompts = max(0.0, x1 - x0)
+    itl_sum_s, itl_count = l1 - l0, c1 - c0
+    started = None if n0 is None or n1 is None else n1 - n0
+    running0, running1 = before.running_requests, now.running_requests
+    if running0 is None or running1 is None:
+        running = running0 if running1 is None else running1
+    else:
+        running = max(running0, running1)
+    queued0, queued1 = before.queued_requests, now.queued_requests
+    if queued0 is not None and before.deferred_requests:
+        queued0 += before.deferred_requests
+    if queued1 is not None and now.deferred_requests:
+        queued1 += now.deferred_requests
     return Interval(
-        replica=now.replica,
-        at_s=now.at_s,
-        span_s=span_s,
-        batch=itl_sum_s / span_s,
-        itl_s=itl_sum_s / itl_count if itl_count > 0 else None,
-        itl_count=itl_count,
-        prompt_tokens_per_s=prompts / span_s,
-        kv_tokens=_kv_tokens(before, now),
-        prefilling=(prefill_sum_s or 0.0) / span_s,
-        started=started,
-        input_tokens=None if started is None else prompts,
-        finished=finished,
-        output_tokens=_grown(before.output_tokens_sum, now.output_tokens_sum),
-        arrivals=_arrivals(before, now, started),
-        running=max(running) if running else None,
-        steady=len(running) == 2 and running[0] == running[1],
-        queued_before=_waiting(before),
-        queued=_waiting(now),
+        now.replica,
+        now.at_s,
+        span_s,
+        itl_sum_s / span_s,
+        itl_sum_s / itl_count if itl_count > 0 else None,
+        itl_count,
+        prompts / span_s,
+        _kv_tokens(before, now),
+        0.0 if f0 is None or f1 is None else (f1 - f0) / span_s,
+        started,
+        None if started is None else prompts,
+        None if d0 is None or d1 is None else d1 - d0,
+        None if o0 is None or o1 is None else o1 - o0,
+        _arrivals(before, now, started, queued0, queued1),
+        running,
+        running0 is not None and running0 == running1,
+        queued0,
+        queued1,
+        None if t0 is None or t1 is None else t1 - t0,
     )
 
 
-def unusable(interval: Interval, state: ReplicaState) -> str | None:
+def unusable(interval: Interval, state: ReplicaState, *, caught_up: bool = False) -> str | None:
     """Return why nothing should be learned of a replica's speed from an interval, in words.
 
     ``None`` where it says how fast the replica is. What is not known of the replica is no reason.
+
+    Args:
+        caught_up: Whether the replica had nothing waiting once, so that what waits is its own.
     """
     if state.phase is not Phase.READY:
         return f"{state.name} is {state.phase.value}"
@@ -135,17 +165,24 @@ def unusable(interval: Interval, state: ReplicaState) -> str | None:
         age_s = interval.at_s - interval.span_s - state.ready_at_s
         if age_s < WARM_UP_S:
             return f"{state.name} was ready for {max(0.0, age_s):.0f} s only, want {WARM_UP_S:.0f}"
-        if age_s < INHERITED_S and interval.queued_before:
+        if age_s < INHERITED_S and interval.queued_before and not caught_up:
             return f"{state.name} drains the {interval.queued_before:g} that waited when it came"
     if interval.itl_count <= 0 and interval.queued:
         return f"{state.name} is stuck: {interval.queued:g} wait and no token was generated"
     return None
 
 
-def _restarted(before: ReplicaSample, now: ReplicaSample) -> bool:
-    earlier, later = _counts(before), _counts(now)
-    if None not in earlier and None not in later:
-        return any(map(lt, later, earlier))
+def has_caught_up(page: ReplicaSample, state: ReplicaState) -> bool:
+    """Return whether this page shows that a replica has served what waited when it came."""
+    return (
+        state.ready_at_s is not None
+        and page.at_s - state.ready_at_s >= CAUGHT_UP_AFTER_S
+        and page.queued_requests == 0
+        and not page.deferred_requests
+    )
+
+
+def _restarted(earlier: tuple[float | None, ...], later: tuple[float | None, ...]) -> bool:
     return any(
         a is not None and b is not None and b < a for a, b in zip(earlier, later, strict=True)
     )
@@ -156,22 +193,24 @@ def _grown(before: float | None, now: float | None) -> float | None:
 
 
 def _kv_tokens(before: ReplicaSample, now: ReplicaSample) -> float | None:
-    usages = [u for u in (before.kv_cache_usage, now.kv_cache_usage) if u is not None]
-    if now.kv_cache_tokens is None or not usages:
+    size, one, other = now.kv_cache_tokens, before.kv_cache_usage, now.kv_cache_usage
+    if size is None:
         return None
-    return now.kv_cache_tokens * sum(usages) / len(usages)
+    if one is None or other is None:
+        usage = one if other is None else other
+        return None if usage is None else size * usage
+    return size * (one + other) / 2
 
 
-def _waiting(sample: ReplicaSample) -> float | None:
-    if sample.queued_requests is None:
-        return None
-    return sample.queued_requests + (sample.deferred_requests or 0.0)
-
-
-def _arrivals(before: ReplicaSample, now: ReplicaSample, started: float | None) -> float | None:
+def _arrivals(
+    before: ReplicaSample,
+    now: ReplicaSample,
+    started: float | None,
+    queued_before: float | None,
+    queued: float | None,
+) -> float | None:
     """Count those that began and those that joined the queue; who gave up is counted nowhere."""
-    queue = _grown(_waiting(before), _waiting(now))
-    if queue is None:
+    if queued_before is None or queued is None:
         return None
     if started is None:
         # Old engines count only who finished: then who came either left or is still present.
@@ -181,4 +220,4 @@ def _arrivals(before: ReplicaSample, now: ReplicaSample, started: float | None) 
             return None
         started += running
     refused = _grown(before.rejections_total, now.rejections_total) or 0.0
-    return max(0.0, started + queue + refused)
+    return max(0.0, started + (queued - queued_before) + refused)

@@ -16,6 +16,8 @@ _SHORTEST_S = 1.0
 def remember_starts(past: VariantMemory, state: VariantState) -> tuple[tuple[float, float], ...]:
     """Return the starts with those of replicas that became ready since the latest of them."""
     latest = past.starts[-1][0] if past.starts else -math.inf
+    if all(replica.ready_at_s is None or replica.ready_at_s <= latest for replica in state.ready):
+        return past.starts
     found = sorted(
         (replica.ready_at_s, replica.ready_at_s - replica.created_at_s)
         for replica in state.ready
@@ -73,6 +75,8 @@ def coming(
     Returns:
         Seconds from now, at least 0, and a share from 0 to 1; one entry per replica on its way.
     """
+    if not state.starting:
+        return ()
     pods = sorted(
         (
             at_s if replica.created_at_s is None else replica.created_at_s,

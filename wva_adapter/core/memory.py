@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from wva_adapter.core.arrivals import ArrivalHistory
 from wva_adapter.core.capacity import Fit
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.service_rate import Shape
 from wva_adapter.core.snapshot import GatewayState, ReplicaSample
+from wva_adapter.core.strain import Strain
 from wva_adapter.core.token_memory import TokenMemory
 
 ReplicaKey = tuple[VariantKey, str]
@@ -148,6 +150,7 @@ class ModelMemory:
         gateway: What its gateway reported last.
         tokens: What its replicas carry in tokens.
         quiet: For how long nobody asked for it.
+        strain: How much less its replicas count for, since clients wait too long.
     """
 
     analysis: str = ""
@@ -157,10 +160,10 @@ class ModelMemory:
     gateway: GatewayState | None = None
     tokens: TokenMemory = field(default_factory=TokenMemory)
     quiet: Quiet = Quiet()
+    strain: Strain = field(default_factory=Strain)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaMemory:
+class ReplicaMemory(NamedTuple):
     """What is remembered of one replica.
 
     Attributes:
@@ -170,6 +173,7 @@ class ReplicaMemory:
         page: The last page of it that was taken in.
         arrivals_per_s: Requests that came to it, as of that page; ``None`` before two pages.
         moved_at_s: Unix time at which it last served anything, or nothing waited.
+        caught_up: Whether it had served all that may have waited for it when it became ready.
     """
 
     kv_cache_usage: Window = Window()
@@ -178,6 +182,7 @@ class ReplicaMemory:
     page: ReplicaSample | None = None
     arrivals_per_s: float | None = None
     moved_at_s: float | None = None
+    caught_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from math import sqrt
 
 RIDGE = 1e-9
 """Added to the diagonal of the scaled matrix: directions of which nothing is known stay near 0."""
+
+_ONE = 1.0 + RIDGE
 
 
 def nonnegative(gram: Sequence[Sequence[float]], right: Sequence[float]) -> tuple[float, ...]:
@@ -27,6 +30,8 @@ def nonnegative(gram: Sequence[Sequence[float]], right: Sequence[float]) -> tupl
         right: r, as long.
     """
     size = len(right)
+    if size == 4 and (free := _solve_four(gram, right)) is not None:
+        return free
     scale = [1 / math.sqrt(gram[i][i]) if gram[i][i] > 0 else 0.0 for i in range(size)]
     scaled = [
         [gram[i][j] * scale[i] * scale[j] if i != j else 1.0 + RIDGE for j in range(size)]
@@ -94,3 +99,46 @@ def _solve(
             value -= rows[j][i] * x[j]
         x[i] = value / rows[i][i]
     return x
+
+
+def _solve_four(
+    gram: Sequence[Sequence[float]], right: Sequence[float]
+) -> tuple[float, float, float, float] | None:
+    """Return the free solution for four unknowns where it is positive; ``None`` elsewhere.
+
+    The same operations as those of ``nonnegative``, in the same order: every variant comes here
+    in every cycle, and mostly needs no more.
+    """
+    (g00, g01, g02, g03), (_, g11, g12, g13), (_, _, g22, g23), (_, _, _, g33) = gram
+    if not (g00 > 0 and g11 > 0 and g22 > 0 and g33 > 0):
+        return None
+    s0, s1, s2, s3 = 1 / sqrt(g00), 1 / sqrt(g11), 1 / sqrt(g22), 1 / sqrt(g33)
+    r0, r1, r2, r3 = right
+    l00 = sqrt(_ONE)
+    l10, l20, l30 = g01 * s1 * s0 / l00, g02 * s2 * s0 / l00, g03 * s3 * s0 / l00
+    h0 = r0 * s0 / l00
+    rest = _ONE - l10 * l10
+    if not rest > 0:
+        return None
+    l11 = sqrt(rest)
+    l21 = (g12 * s2 * s1 - l20 * l10) / l11
+    l31 = (g13 * s3 * s1 - l30 * l10) / l11
+    h1 = (r1 * s1 - l10 * h0) / l11
+    rest = _ONE - l20 * l20 - l21 * l21
+    if not rest > 0:
+        return None
+    l22 = sqrt(rest)
+    l32 = (g23 * s3 * s2 - l30 * l20 - l31 * l21) / l22
+    h2 = (r2 * s2 - l20 * h0 - l21 * h1) / l22
+    rest = _ONE - l30 * l30 - l31 * l31 - l32 * l32
+    if not rest > 0:
+        return None
+    l33 = sqrt(rest)
+    h3 = (r3 * s3 - l30 * h0 - l31 * h1 - l32 * h2) / l33
+    x3 = h3 / l33
+    x2 = (h2 - l32 * x3) / l22
+    x1 = (h1 - l21 * x2 - l31 * x3) / l11
+    x0 = (h0 - l10 * x1 - l20 * x2 - l30 * x3) / l00
+    if x0 > 0 and x1 > 0 and x2 > 0 and x3 > 0:
+        return x0 * s0, x1 * s1, x2 * s2, x3 * s3
+    return None

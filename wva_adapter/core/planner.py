@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 
-from wva_adapter.core.allocation import Option, cover
+from wva_adapter.core.allocation import Cover, Option
+from wva_adapter.core.case import Case, Decisions
+from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision, Plan
-from wva_adapter.core.demand import analyze_demand
+from wva_adapter.core.demand import analyze_demand, contradictions
 from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.guards import pace_window_s
+from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import (
     Memory,
@@ -25,7 +27,8 @@ from wva_adapter.core.memory import (
 from wva_adapter.core.pages import take_pages
 from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
-from wva_adapter.core.rules import RULES, Case, Decisions, needed_to_be_seen
+from wva_adapter.core.power import Draw, draw_of, price_per_h
+from wva_adapter.core.rules import RULES, needed_to_be_seen
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
 from wva_adapter.core.snapshot import Snapshot, VariantState
@@ -33,6 +36,7 @@ from wva_adapter.core.tokens import analyze_tokens
 from wva_adapter.core.zero import Rest, rest
 
 Standings = Mapping[VariantKey, Standing]
+Draws = Mapping[str, Draw]
 
 _ROUNDING = 1e-9
 """By this share sums of floats differ."""
@@ -67,8 +71,9 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     memory = replace(memory, variants=noticed)
     peaks: dict[ReplicaKey, ReplicaMemory] = {}
     for model, group in groupby(states, key=_model):
-        peaks |= remember_peaks(tuple(group), memory.replicas, policies.of(*model))
-    pages = take_pages(states, peaks)
+        if (its := policies.of(*model)).analysis == "saturation":
+            peaks |= remember_peaks(tuple(group), memory.replicas, its)
+    pages = take_pages(states, {**memory.replicas, **peaks} if peaks else memory.replicas)
     gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
@@ -89,6 +94,18 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
                 members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
             )
             variants |= learned
+            doubts = contradictions(learned)
+            if doubts:
+                load, tokens = analyze_tokens(
+                    members,
+                    past.tokens,
+                    gateways.get(model),
+                    snapshot.at_s,
+                    replace(policy, analysis="tokens"),
+                    noticed,
+                )
+                past = replace(past, tokens=tokens)
+                load = replace(load, binding=f"{doubts}, so tokens decide: {load.binding}")
         elif policy.analysis == "tokens":
             load, tokens = analyze_tokens(
                 members, past.tokens, gateways.get(model), snapshot.at_s, policy, noticed
@@ -112,7 +129,9 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             for state in members
             if state.spec_replicas is not None and state.variant.key in load.capacity
         ]
-        found = _wanted(load, known, standings, policy, of_variant)
+        draws = snapshot.inventory.draws
+        lowering = _Lowering(load, known, standings, policy, draws)
+        found = _wanted(load, known, standings, lowering, policy, of_variant, draws)
         wanted |= found
         limits |= _limits(load, found, known, standings)
         kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
@@ -120,7 +139,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             floors |= dict.fromkeys(existing, 0)
         else:
             floors |= existing
-            floors |= _lowered(load, load.keep if kept is None else kept, known, standings, policy)
+            floors |= lowering.to(load.keep if kept is None else kept)
         for state in members:
             key = state.variant.key
             load_of[key] = load
@@ -142,11 +161,21 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         limits=limits,
         rests=rests,
         guards=snapshot.guards,
+        inventory=snapshot.inventory,
+        nodes=snapshot.nodes,
+        unknown=tuple(s for s in states if s.spec_replicas is None),
+        proposal=snapshot.proposal,
     )
-    decisions: Decisions = {key: _undisputed(state) for key, state in sorted(decidable.items())}
+    decisions = _undisputed_all(case)
     for rule in RULES:
         decisions = rule(decisions, case)
-    decisions = {key: _signalled(d, decidable[key]) for key, d in decisions.items()}
+    shares = _load_shares(decisions, case)
+    decisions = {
+        key: _signalled(
+            d, decidable[key], d.desired * case.watts(key, shares[d.key.namespace, d.model_id])
+        )
+        for key, d in decisions.items()
+    }
     after = Memory(
         variants=_remember_published(variants, decisions, case),
         models=models,
@@ -164,18 +193,20 @@ def _wanted(
     load: ModelLoad,
     states: Sequence[VariantState],
     standings: Standings,
+    lowering: _Lowering,
     policy: Policy,
     of_variant: Mapping[VariantKey, Policy],
+    draws: Draws,
 ) -> Mapping[VariantKey, int]:
     """Return the counts that the load asks for now, moving by its step at most."""
     if load.shortage > 0:
         need = load.need if load.step is None else min(load.need, load.supply + load.step)
-        return _raised(load, need, states, standings, policy, of_variant)
+        return _raised(load, need, states, standings, policy, of_variant, draws)
     if load.surplus > 0:
         keep = max(load.need, load.keep)
         if load.step is not None:
             keep = max(keep, load.supply - load.step)
-        return _lowered(load, keep, states, standings, policy)
+        return lowering.to(keep)
     return {state.variant.key: standings[state.variant.key].exists for state in states}
 
 
@@ -186,6 +217,7 @@ def _raised(
     standings: Standings,
     policy: Policy,
     of_variant: Mapping[VariantKey, Policy],
+    draws: Draws,
 ) -> Mapping[VariantKey, int]:
     """Return the cheapest counts that carry a need, none below what there is.
 
@@ -204,54 +236,74 @@ def _raised(
         bounds.append((there.exists, max(there.exists, ceiling)))
         ideal.append((min(there.exists, state.variant.min_replicas), bounds[-1][1]))
     if load.whole_fleet:
-        cheapest = _covered(load, need, states, ideal, standings, policy)
+        cheapest = _cover(load, states, ideal, standings, policy, draws).counts(need)
         return {key: max(count, standings[key].exists) for key, count in cheapest.items()}
-    return _covered(load, need, states, bounds, standings, policy)
+    return _cover(load, states, bounds, standings, policy, draws).counts(need)
 
 
-def _lowered(
-    load: ModelLoad,
-    keep: float,
-    states: Sequence[VariantState],
-    standings: Standings,
-    policy: Policy,
-) -> Mapping[VariantKey, int]:
-    """Return the cheapest counts that still carry so much, none above what there is.
+class _Lowering:
+    """The cheapest counts that still carry so much, none above what there is.
 
     A model's last replica stays: only the rule that lets it sleep takes that one.
     """
-    bounds = []
-    for state in states:
-        there = standings[state.variant.key].exists
-        bounds.append((min(there, state.variant.min_replicas), there))
-    counts = _covered(load, keep, states, bounds, standings, policy)
-    if any(counts.values()) or not any(there for _, there in bounds):
-        return counts
-    least = min(load.capacity[s.variant.key] for s in states if standings[s.variant.key].exists)
-    return _covered(load, least * load.utilization.lowest / 2, states, bounds, standings, policy)
+
+    def __init__(
+        self,
+        load: ModelLoad,
+        states: Sequence[VariantState],
+        standings: Standings,
+        policy: Policy,
+        draws: Draws,
+    ) -> None:
+        self._load, self._standings, self._states = load, standings, states
+        bounds = []
+        for state in states:
+            there = standings[state.variant.key].exists
+            bounds.append((min(there, state.variant.min_replicas), there))
+        self._some = any(there for _, there in bounds)
+        self._cover = _cover(load, states, bounds, standings, policy, draws)
+
+    def to(self, keep: float) -> Mapping[VariantKey, int]:
+        """Return the counts for what has to be carried."""
+        counts = self._cover.counts(keep)
+        if any(counts.values()) or not self._some:
+            return counts
+        load, standings = self._load, self._standings
+        there = (s.variant.key for s in self._states if standings[s.variant.key].exists)
+        least = min(load.capacity[key] for key in there)
+        return self._cover.counts(least * load.utilization.lowest / 2)
 
 
-def _covered(
+def _price(state: VariantState, load: ModelLoad, policy: Policy, draws: Draws) -> float:
+    """Return what one replica counts for by the objective, at the load that it is decided for."""
+    variant = state.variant
+    if policy.objective == "cost":
+        return variant.cost_per_h
+    each_w = draw_of(variant.accelerator, draws).at(load.utilization.highest)
+    watts = variant.accelerators_per_replica * each_w
+    return price_per_h(policy.objective, variant.cost_per_h, watts, policy.power_price_per_kwh)
+
+
+def _cover(
     load: ModelLoad,
-    need: float,
     states: Sequence[VariantState],
     bounds: Sequence[tuple[int, int]],
     standings: Standings,
     policy: Policy,
-) -> Mapping[VariantKey, int]:
+    draws: Draws,
+) -> Cover:
     options = [
         Option(
             key=state.variant.key,
             capacity=load.capacity[state.variant.key],
-            cost_per_h=state.variant.cost_per_h,
+            cost_per_h=_price(state, load, policy, draws),
             current=standings[state.variant.key].exists,
             lowest=lowest,
             highest=highest,
         )
         for state, (lowest, highest) in zip(states, bounds, strict=True)
     ]
-    return cover(
-        need,
+    return Cover(
         options,
         utilization=load.utilization,
         absent=_absent(load, states, standings),
@@ -305,6 +357,29 @@ def _remember_kept(load: ModelLoad, at_s: float, past: ModelMemory, span_s: floa
     return replace(past, kept=past.kept.add(at_s, load.keep, span_s=span_s))
 
 
+def scarce(plan: Plan) -> Scarcity | None:
+    """Return what all models want together, where a plan could not grant it all.
+
+    A slower method may find a better plan for it, which is judged when it arrives as the
+    ``proposal`` of a later snapshot. ``None`` where nothing was scarce.
+    """
+    case = plan.case
+    if case is None or not any(
+        step.rule == limit_accelerators.__name__
+        for decision in plan.decisions.values()
+        for step in decision.trail
+    ):
+        return None
+    decisions = _undisputed_all(case)
+    for rule in RULES[: RULES.index(limit_accelerators)]:
+        decisions = rule(decisions, case)
+    return scarcity(decisions, case)
+
+
+def _undisputed_all(case: Case) -> Decisions:
+    return {key: _undisputed(state) for key, state in sorted(case.states.items())}
+
+
 def _undisputed(state: VariantState) -> Decision:
     variant, current = state.variant, state.spec_replicas or 0
     return Decision(
@@ -318,10 +393,21 @@ def _undisputed(state: VariantState) -> Decision:
     )
 
 
-def _signalled(decision: Decision, state: VariantState) -> Decision:
+def _load_shares(decisions: Decisions, case: Case) -> Mapping[ModelKey, float]:
+    """Return by model which share of what its desired replicas can carry the demand takes."""
+    shares = {}
+    for model, members in case.models_of(decisions):
+        load = case.loads[members[0].key]
+        carried = sum(load.capacity.get(d.key, 0.0) * d.desired for d in members)
+        unknown = load.demand is None or carried <= 0
+        shares[model] = 1.0 if unknown else min(1.0, (load.demand or 0.0) / carried)
+    return shares
+
+
+def _signalled(decision: Decision, state: VariantState, power_w: float) -> Decision:
     reader, spec = state.variant.reader, state.spec_replicas or 0
     if reader is None:
-        return replace(decision, value_milli=1000 * decision.desired)
+        return replace(decision, value_milli=1000 * decision.desired, power_w=power_w)
     signal = shape(
         decision.desired,
         spec_replicas=spec,
@@ -331,7 +417,7 @@ def _signalled(decision: Decision, state: VariantState) -> Decision:
     )
     if signal.why is not None:
         decision = decision.to(decision.desired, rule="signal", why=signal.why)
-    return replace(decision, value_milli=signal.value_milli)
+    return replace(decision, value_milli=signal.value_milli, power_w=power_w)
 
 
 def _remember_published(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, get_args
 
 from wva_adapter.core.load import Utilization
+from wva_adapter.core.power import Objective
 
 Analysis = Literal["demand", "saturation", "tokens"]
 ServiceLevel = Literal["frugal", "balanced", "premium"]
@@ -22,6 +23,7 @@ class Level(NamedTuple):
         familiar_leads: Lead times of similar moments after which it is.
         longest_window_s: How long a need is remembered while forecasts have no evidence.
         shortest_window_s: How long where they have enough.
+        drain_s: A backlog is to be worked off within so long, beside the demand.
     """
 
     utilization: Utilization
@@ -30,15 +32,16 @@ class Level(NamedTuple):
     familiar_leads: float
     longest_window_s: float
     shortest_window_s: float
+    drain_s: float
 
 
 LEVELS: Mapping[str, Level] = {
-    "frugal": Level(Utilization(), 0.95, 1.0, 2.0, 300.0, 120.0),
+    "frugal": Level(Utilization(), 0.95, 1.0, 2.0, 300.0, 120.0, 60.0),
     "balanced": Level(
-        Utilization(slack=0.25, lowest=0.82, highest=0.96), 0.98, 1.0, 2.0, 300.0, 120.0
+        Utilization(slack=0.15, lowest=0.85, highest=0.96), 0.98, 1.0, 2.0, 300.0, 120.0, 60.0
     ),
     "premium": Level(
-        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0
+        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0, 30.0
     ),
 }
 """Settled in the simulator over all its scenarios: goodput against cost."""
@@ -80,6 +83,10 @@ class Policy:
         scale_to_zero: Whether a model that nobody asks for may lose its last replica.
         retention_s: For how long nobody must have asked before it does.
         shadow: Whether counts are decided and not served.
+        priority: Where accelerators are scarce, models of a larger one are served first.
+        objective: What the cheapest counts have least of: ``cost``, ``power``, or a sum of both
+            (``weighted``).
+        power_price_per_kwh: $ per kWh, where both count.
 
     Raises:
         ValueError: A value is out of its range, or contradicts another.
@@ -109,9 +116,16 @@ class Policy:
     scale_to_zero: bool = False
     retention_s: float = 600.0
     shadow: bool = False
+    priority: int = 0
+    objective: Objective = "cost"
+    power_price_per_kwh: float = 0.15
 
     def __post_init__(self) -> None:
-        for name, known in (("analysis", Analysis), ("service_level", ServiceLevel)):
+        for name, known in (
+            ("analysis", Analysis),
+            ("service_level", ServiceLevel),
+            ("objective", Objective),
+        ):
             found = getattr(self, name)
             if found not in get_args(known):
                 raise ValueError(f"{name} {found!r}, want one of: {', '.join(get_args(known))}")

@@ -3,78 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
+from wva_adapter.core.case import Case, Decisions, Rule
+from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision
-from wva_adapter.core.feasibility import Standing
 from wva_adapter.core.fleet import VariantKey
-from wva_adapter.core.guards import Budget, Freeze, Guard, Hours, MaxChange, Pin, exceeds
-from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import ModelKey, ModelMemory, VariantMemory
+from wva_adapter.core.guards import Budget, Freeze, Hours, MaxChange, Pin, exceeds
+from wva_adapter.core.limits import limit_accelerators
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.shadow import reckon
 from wva_adapter.core.signal import smallest_seen
 from wva_adapter.core.snapshot import VariantState
-from wva_adapter.core.zero import Rest
 
 _MOST_NAMED = 3
 
 HIDDEN_CYCLES = 4
 """So many cycles a step up that the reader ignores must be needed before a larger one is served."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What the rules may look at.
-
-    Attributes:
-        at_s: Unix time now.
-        policies: By variant, windows and steps.
-        states: The variants as they stand.
-        loads: Per variant, the load of its model.
-        wanted: Counts of the allocation, one step at most.
-        floors: Counts that carry what had to be kept within the scale-down window.
-        models: Per namespace and model, its past with this cycle in it.
-        memory: Per variant, its past.
-        standings: Per variant, what exists of it and whether more would get a place.
-        limits: Per variant, why there can be no more, where its model needs more than all carry.
-        rests: Per namespace and model, whether it may go without replicas.
-        guards: What the operator holds counts by.
-    """
-
-    at_s: float
-    policies: Mapping[VariantKey, Policy]
-    states: Mapping[VariantKey, VariantState]
-    loads: Mapping[VariantKey, ModelLoad]
-    wanted: Mapping[VariantKey, int]
-    floors: Mapping[VariantKey, int]
-    models: Mapping[ModelKey, ModelMemory]
-    memory: Mapping[VariantKey, VariantMemory]
-    standings: Mapping[VariantKey, Standing]
-    limits: Mapping[VariantKey, str]
-    rests: Mapping[ModelKey, Rest]
-    guards: tuple[Guard, ...] = ()
-
-    def models_of(self, decisions: Decisions) -> Iterator[tuple[ModelKey, Sequence[Decision]]]:
-        """Yield each model with the decisions on its variants, in the order of their keys."""
-        groups: dict[ModelKey, list[Decision]] = defaultdict(list)
-        for key in sorted(decisions):
-            decision = decisions[key]
-            groups[key.namespace, decision.model_id].append(decision)
-        yield from sorted(groups.items())
-
-    def cheapest(self, decisions: Sequence[Decision]) -> Decision | None:
-        """Return the cheapest that may have a replica, of those that get a place if there are any."""
-        able = [d for d in decisions if self.states[d.key].variant.max_replicas != 0]
-        placed = [d for d in able if self.standings[d.key].infeasible is None]
-        return min(placed or able, key=lambda d: (d.cost_per_h, d.key), default=None)
-
-
-Decisions = Mapping[VariantKey, Decision]
-Rule = Callable[[Decisions, Case], Decisions]
 
 
 def blind_reasons(state: VariantState, at_s: float, policy: Policy) -> tuple[str, ...]:
@@ -108,7 +54,8 @@ def follow_demand(decisions: Decisions, case: Case) -> Decisions:
             else:
                 why += ": another variant covers it at less cost"
         decision = decision.to(wanted, rule="follow_demand", why=why)
-        followed[key] = replace(decision, limited=case.limits.get(key))
+        limited = case.limits.get(key)
+        followed[key] = decision if limited is None else replace(decision, limited=limited)
     return followed
 
 
@@ -443,6 +390,7 @@ RULES: tuple[Rule, ...] = (
     hold_when_blind,
     settle_down,
     escape_tolerance,
+    limit_accelerators,
     apply_guards,
     stay_in_bounds,
     shadow,

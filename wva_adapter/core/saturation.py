@@ -65,7 +65,7 @@ def blind_reason(replica: ReplicaState, at_s: float, policy: Policy) -> str | No
         return f"{replica.problem}, last page {age_s:.0f} s old"
     if age_s > policy.stale_after_s:
         return f"last page {age_s:.0f} s old, at most {policy.stale_after_s:g} s count"
-    if read_fill(sample) is None:
+    if (sample.kv_cache_usage is None or sample.queued_requests is None) and not sample.unused:
         return "its page has no KV-cache usage or no queue"
     if policy.analysis == "tokens" and not sample.kv_cache_tokens and not sample.unused:
         return "its page has no KV-cache size"
@@ -102,6 +102,7 @@ def remember_peaks(
                     memory.page,
                     memory.arrivals_per_s,
                     memory.moved_at_s,
+                    memory.caught_up,
                 )
             remembered[key] = memory
     return remembered

@@ -40,8 +40,14 @@ LEAST_SHARE = 0.2
 requests then take hardly longer than a lone one, and more replicas would not help them."""
 
 SLOWEST, FASTEST = 0.3, 4.0
-"""How many times as fast as believed at first a replica can turn out to be: what was seen can be
-extrapolated to 0 or ∞."""
+"""How many times as fast as believed at first a replica can turn out to be at first: what was seen
+can be extrapolated to 0 or ∞."""
+
+WIDENING = 30.0
+"""After so many whole samples it can be as many times faster or slower again: what was seen for
+minutes is no extrapolation, and an engine that nobody guessed would be overloaded for ever."""
+
+_WIDEST = 6.0
 
 DEFAULT_MAX_NUM_SEQS = 256
 """Places in the batch where nothing says."""
@@ -53,6 +59,12 @@ LEAST_RATE_PER_S = 1e-6
 """A replica that serves less is none: two requests a month."""
 
 _SHAPE_GAIN = 0.15
+_OUTPUT_GAIN = 0.05
+"""Slower: who finishes first has a short answer, so while batches fill all answers look short."""
+
+_SHAPE_REQUESTS = 200.0
+"""Requests that a mean length comes from where few arrive: lengths vary by 80 % and more."""
+
 _ROOM = 4
 """Requests that a replica can have, running and queued, in batches."""
 
@@ -85,18 +97,30 @@ class Shape:
 
     def learn(self, intervals: Sequence[Interval]) -> Shape:
         """Return the shape after one cycle; without news of a length it stays."""
+        began, computed = [], []
+        ended, generated = [], []
+        for *_, started, input_tokens, finished, output_tokens, _, _, _, _, _, _ in intervals:
+            if started and input_tokens is not None:
+                began.append(started)
+                computed.append(input_tokens)
+            if finished and output_tokens is not None:
+                ended.append(finished)
+                generated.append(output_tokens)
         return Shape(
-            _mean(self.input_tokens, [(one.started, one.input_tokens) for one in intervals]),
-            _mean(self.output_tokens, [(one.finished, one.output_tokens) for one in intervals]),
+            _mean(self.input_tokens, computed, began, _SHAPE_GAIN),
+            _mean(self.output_tokens, generated, ended, _OUTPUT_GAIN),
         )
 
 
-def _mean(before: float | None, seen: Sequence[tuple[float | None, float | None]]) -> float | None:
-    known = [(count, tokens) for count, tokens in seen if count and tokens is not None]
-    if not known:
+def _mean(
+    before: float | None, tokens: Sequence[float], requests: Sequence[float], most: float
+) -> float | None:
+    if not requests:
         return before
-    mean = math.fsum(tokens for _, tokens in known) / math.fsum(count for count, _ in known)
-    return mean if before is None else before + _SHAPE_GAIN * (mean - before)
+    count = math.fsum(requests)
+    gain = min(most, 1 - math.exp(-count / _SHAPE_REQUESTS))
+    mean = math.fsum(tokens) / count
+    return mean if before is None else before + gain * (mean - before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +176,7 @@ def service_rate(
     kv_cache_tokens: float | None,
     context_tokens: float | None,
     prior: Times,
+    weight: float = 0.0,
 ) -> ServiceRate:
     """Return the largest rate at which every bound holds.
 
@@ -164,26 +189,39 @@ def service_rate(
         context_tokens: KV-cache tokens of a decoding request; ``None`` is a prompt and half an
             answer.
         prior: Times that were believed at first; the rate is that of a replica at most ``FASTEST``
-            times as fast, and at least ``SLOWEST`` times.
+            times as fast, and at least ``SLOWEST`` times, or more as ``weight`` allows.
+        weight: Whole samples that ``times`` come from, the prior's aside.
     """
     bounds = _Bounds.of(shape, slo, max_num_seqs, kv_cache_tokens, context_tokens)
     found = bounds.largest(times)
     # Slower times never give a larger rate, so most need no look at what the prior would give.
-    fastest, slowest = prior.scaled(1 / FASTEST), prior.scaled(1 / SLOWEST)
-    if not times.at_least(fastest):
-        highest = bounds.largest(fastest).rate_per_s
+    widened = min(_WIDEST, 1 + weight / WIDENING)
+    fast, slow = FASTEST**widened, SLOWEST**widened
+    if not times.at_least(prior, 1 / fast):
+        highest = bounds.largest(prior.scaled(1 / fast)).rate_per_s
         if found.rate_per_s > highest:
-            return bounds.at(times, highest, _kept(FASTEST, found))
-    if not slowest.at_least(times):
-        lowest = bounds.largest(slowest).rate_per_s
+            return bounds.at(times, highest, _kept(fast, found))
+    if not times.at_most(prior, 1 / slow):
+        lowest = bounds.largest(prior.scaled(1 / slow)).rate_per_s
         if found.rate_per_s < lowest:
-            return bounds.at(times, lowest, _kept(SLOWEST, found))
+            return bounds.at(times, lowest, _kept(slow, found))
     return found
+
+
+def expected_itl_s(
+    times: Times, shape: Shape, rate_per_s: float, *, context_tokens: float | None
+) -> float:
+    """Return the mean inter-token latency of a replica that serves so many requests per second.
+
+    Infinite where that is more than the times allow; arguments as of ``service_rate``.
+    """
+    bounds = _Bounds.of(shape, Slo(), None, None, context_tokens)
+    return _Step.of(times, bounds).itl_s(rate_per_s)
 
 
 def _kept(speed: float, found: ServiceRate) -> str:
     return (
-        f"a replica {speed:g} times as fast as believed at first: "
+        f"a replica {speed:.3g} times as fast as believed at first: "
         f"learned {found.rate_per_s:.3g}/s, {found.binding}"
     )
 
@@ -307,28 +345,27 @@ class _Step(NamedTuple):
         alone_s: Seconds of a lone request's step.
         grows_s: Seconds that one more request adds.
         output_tokens: Steps that a request takes.
+        busy_s: Seconds of a busy replica that one request takes, beside what all share.
     """
 
     prefill_s: float
     alone_s: float
     grows_s: float
     output_tokens: float
+    busy_s: float
 
     @classmethod
     def of(cls, times: Times, bounds: _Bounds) -> _Step:
         grows_s = times.b_s + times.c_s * bounds.context_tokens
+        prefill_s, output_tokens = bounds.input_tokens * times.d_s, bounds.output_tokens
         return cls(
-            bounds.input_tokens * times.d_s,
+            prefill_s,
             # No step takes no time, whatever was learned.
             max(_SHORTEST_STEP_S, times.a_s + grows_s),
             grows_s,
-            bounds.output_tokens,
+            output_tokens,
+            prefill_s * (1 + 1 / output_tokens) + output_tokens * grows_s,
         )
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds of a busy replica that one request takes, beside what all share."""
-        return self.prefill_s * (1 + 1 / self.output_tokens) + self.output_tokens * self.grows_s
 
     def saturated_per_s(self) -> float:
         """Return the rate at which the batch grows without end."""

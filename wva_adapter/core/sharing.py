@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wva_adapter.core.allocation import Option, allocate
+from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.room import Room, Supply
 
@@ -72,6 +73,7 @@ class ModelRequest:
         need: Capacity to reach, in the unit of its options' capacity.
         options: Its variants, keys unique.
         priority: Larger ones are served first.
+        wanted: The counts that it would like; ``None`` for its own cheapest plan.
     """
 
     namespace: str
@@ -79,6 +81,7 @@ class ModelRequest:
     need: float
     options: tuple[Option, ...]
     priority: int = 0
+    wanted: Counts | None = None
 
     @property
     def key(self) -> ModelKey:
@@ -345,7 +348,9 @@ def _greedy(
     wishes: dict[VariantKey, int] = {}
     turns = []
     for request in requests:
-        wanted = allocate(request.need, request.options, change_penalty=change_penalty)
+        wanted = request.wanted
+        if wanted is None:
+            wanted = allocate(request.need, request.options, change_penalty=change_penalty)
         wishes |= wanted
         # What runs and is wanted stays; what is not wanted goes without a turn.
         start = {o.key: min(wanted[o.key], o.current) for o in request.options}

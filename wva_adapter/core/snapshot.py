@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
-from wva_adapter.core.fleet import NodeState, Variant
+from wva_adapter.core.fleet import NodeState, Variant, VariantKey
 from wva_adapter.core.guards import Guard
+from wva_adapter.core.inventory import Inventory
 
 LARGEST = 1e15
 """No counter, time or count that anything reports honestly is larger."""
@@ -156,8 +157,15 @@ class ReplicaState:
         return self.unscheduled == "SchedulingGated"
 
 
+class _Kept:
+    """A place for what is worked out once from values that never change."""
+
+    __slots__ = ("_ready",)
+    _ready: tuple[ReplicaState, ...]
+
+
 @dataclass(frozen=True, slots=True)
-class VariantState:
+class VariantState(_Kept):
     """A variant as it stands.
 
     Attributes:
@@ -181,7 +189,12 @@ class VariantState:
     @property
     def ready(self) -> tuple[ReplicaState, ...]:
         """The replicas that serve."""
-        return tuple(r for r in self.replicas if r.phase is Phase.READY)
+        try:
+            return self._ready
+        except AttributeError:
+            ready = tuple(r for r in self.replicas if r.phase is Phase.READY)
+            object.__setattr__(self, "_ready", ready)
+            return ready
 
     @property
     def starting(self) -> int:
@@ -223,6 +236,9 @@ class Snapshot:
         gateways: What gateways report, at most one per namespace and model.
         nodes: The nodes with accelerators, names unique; ``None`` where they could not be read.
         guards: What the operator holds counts by now; calendars are already read.
+        inventory: What the operator says there is to put replicas on.
+        proposal: Counts that were found beside the cycle for an earlier snapshot, where
+            accelerators are scarce; ``None`` without one.
 
     Raises:
         ValueError: Two variants have one name, or the time is none.
@@ -233,6 +249,8 @@ class Snapshot:
     gateways: tuple[GatewayState, ...] = ()
     nodes: tuple[NodeState, ...] | None = None
     guards: tuple[Guard, ...] = ()
+    inventory: Inventory = field(default_factory=Inventory)
+    proposal: Mapping[VariantKey, int] | None = None
 
     def __post_init__(self) -> None:
         _check(self, "snapshot", ("at_s",))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from wva_adapter.core.allocation import Option, cover
+from wva_adapter.core.allocation import Cover, Option
+from wva_adapter.core.case import Case
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import VariantMemory
-from wva_adapter.core.rules import RULES, Case, follow_demand
+from wva_adapter.core.rules import RULES, follow_demand
 
 Decisions = Mapping[VariantKey, Decision]
 
@@ -257,7 +258,8 @@ def _alone(
                 highest=highest,
             )
         )
-    return dict(sorted(cover(load.need, options, utilization=load.utilization).items()))
+    counts = Cover(options, utilization=load.utilization).counts(load.need)
+    return dict(sorted(counts.items()))
 
 
 def _words(counts: Mapping[VariantKey, int]) -> str:

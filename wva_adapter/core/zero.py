@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import on_their_way
 from wva_adapter.core.memory import Quiet, VariantMemory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from wva_adapter.sim.files import hardware
 log = logging.getLogger(__name__)
 
 PREFIX = "emulator.wva/"
-"""Of the annotations that say which engine a pod is: ``model``, ``hardware``, ``speed``,
+"""Of the annotations that say which engine a pod is: ``model``, ``hardware``, ``slowness``,
 ``startup``, ``max-num-seqs``, ``max-model-len``, ``kv-cache-tokens``."""
 
 _DEFAULT_PORT = 8000
@@ -35,7 +36,7 @@ class EngineSpec:
     Attributes:
         hardware: Name of a latency table, such as ``llama3-8b/a100/tp1``.
         startup_s: Seconds from the start of its container to ready.
-        speed: Model seconds per second.
+        slowness: How many times as long as on this hardware a step takes.
         kv_cache_tokens: ``None`` means what the hardware has.
     """
 
@@ -43,7 +44,7 @@ class EngineSpec:
     hardware: str
     port: int
     startup_s: float = 5.0
-    speed: float = 1.0
+    slowness: float = 1.0
     max_num_seqs: int = 256
     max_model_len: int = 16384
     kv_cache_tokens: int | None = None
@@ -70,7 +71,7 @@ def read_engine_spec(pod: Pod, default_hardware: str) -> EngineSpec | None:
     readers: Mapping[str, tuple[str, Callable[[str], Any]]] = {
         "model": ("model", str),
         "hardware": ("hardware", lambda text: hardware(text).name),
-        "speed": ("speed", float),
+        "slowness": ("slowness", _positive),
         "startup": ("startup_s", parse_duration_s),
         "max-num-seqs": ("max_num_seqs", int),
         "max-model-len": ("max_model_len", int),
@@ -95,6 +96,13 @@ def read_engine_spec(pod: Pod, default_hardware: str) -> EngineSpec | None:
     return EngineSpec(port=ports[0] if ports else _DEFAULT_PORT, **values)
 
 
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError("want a positive number")
+    return number
+
+
 class PodLife:
     """A pod from its binding to a node until its object is gone.
 
@@ -115,11 +123,10 @@ class PodLife:
         self.spec = spec
         self.ready = False
         self.engine = Engine(
-            hardware=hardware(spec.hardware),
+            hardware=hardware(spec.hardware).slowed(spec.slowness),
             model=spec.model,
             host=address,
             port=spec.port,
-            speed=spec.speed,
             max_num_seqs=spec.max_num_seqs,
             max_model_len=spec.max_model_len,
             kv_cache_tokens=spec.kv_cache_tokens,

@@ -16,6 +16,7 @@ import yaml
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from wva_adapter.serve.attributes import QUERY_PATH
 from wva_adapter.serve.protobuf import PROTOBUF, encode_protobuf
 from wva_adapter.serve.wire import Document, Refusal, encode
 
@@ -27,6 +28,19 @@ _NAMED: Final = (*_OFFERED, f"{JSON};stream=watch", f"{PROTOBUF};stream=watch")
 _GZIP_FROM_BYTES: Final = 128 * 1024
 _BROWSERS: Final = ("curl", "Wget", "Mozilla/5.0")
 _TRUE: Final = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+
+# Prometheus has no word for the first three; the others are its own.
+_QUERY_ERRORS: Final[Mapping[int, str]] = {
+    401: "unauthorized",
+    403: "forbidden",
+    405: "method_not_allowed",
+    408: "timeout",
+    422: "execution",
+    429: "unavailable",
+    500: "internal",
+    503: "unavailable",
+    504: "timeout",
+}
 
 NOT_OFFERED: Final = Refusal(
     406,
@@ -107,12 +121,14 @@ class Caller:
     Attributes:
         accept: The ``Accept`` header; empty where there is none, like the others.
         query: The query string as it came.
+        is_prometheus: Whether it asks what Prometheus is asked, and expects its answers.
     """
 
     accept: str = ""
     accept_encoding: str = ""
     user_agent: str = ""
     query: str = ""
+    is_prometheus: bool = False
 
     @classmethod
     def of(cls, scope: Scope) -> Caller:
@@ -122,7 +138,8 @@ class Caller:
             if name in _READ_HEADERS:
                 first.setdefault(name, value)
         accept, encoding, agent = (first.get(name, b"").decode("latin-1") for name in _READ_HEADERS)
-        return cls(accept, encoding, agent, scope["query_string"].decode("latin-1"))
+        query = scope["query_string"].decode("latin-1")
+        return cls(accept, encoding, agent, query, scope["path"] == QUERY_PATH)
 
     @property
     def wants_pretty(self) -> bool:
@@ -185,12 +202,25 @@ def reply(caller: Caller, answer: Document | Refusal) -> Reply:
 
 
 def reply_refusal(caller: Caller, refusal: Refusal) -> Reply:
-    """Return a Status, in the form asked for if that can be, else in JSON for people."""
+    """Return a Status, in the form asked for if that can be, else in JSON for people.
+
+    Who asks as one asks Prometheus is told as Prometheus tells it.
+    """
+    if caller.is_prometheus:
+        return query_error(
+            refusal.code, _QUERY_ERRORS.get(refusal.code, "bad_data"), refusal.message
+        )
     form = _second_gate(parse_accept(caller.accept))
     if form is None:
         body = encode(refusal.document(), pretty=True)
         return Reply.of(refusal.code, body, {"content-type": JSON})
     return _written(caller, refusal.document(), form, code=refusal.code)
+
+
+def query_error(code: int, kind: str, message: str) -> Reply:
+    """Return an error as Prometheus writes it."""
+    document = {"status": "error", "errorType": kind, "error": message}
+    return Reply.of(code, encode(document).rstrip(), {"content-type": JSON})
 
 
 def respond(request: Request, answer: Document | Refusal) -> Response:

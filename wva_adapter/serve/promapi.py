@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from wva_adapter.serve.attributes import QUERY_PATH
-from wva_adapter.serve.negotiation import JSON
+from wva_adapter.serve.negotiation import JSON, query_error
 from wva_adapter.serve.promeval import (
     SeriesSource,
     Unanswerable,
@@ -81,7 +81,16 @@ class QueryError(BaseModel):
     """A query that has none, and why."""
 
     status: Literal["error"]
-    errorType: Literal["bad_data", "execution", "unavailable"] = Field(
+    errorType: Literal[
+        "bad_data",
+        "execution",
+        "unavailable",
+        "timeout",
+        "internal",
+        "unauthorized",
+        "forbidden",
+        "method_not_allowed",
+    ] = Field(
         description="bad_data: cannot be read or is not supported; unavailable: no valid value now."
     )
     error: str
@@ -129,7 +138,7 @@ def query_router(source: SeriesSource) -> APIRouter:
     described: dict[str, Any] = {
         "summary": "Instant query, as Prometheus answers it",
         "response_model": QueryAnswer,
-        "responses": {code: {"model": QueryError} for code in _CODES.values()},
+        "responses": {code: {"model": QueryError} for code in (*_CODES.values(), 401, 403)},
     }
     form = {
         "type": "object",
@@ -196,8 +205,7 @@ def _answer(source: SeriesSource, asked: Mapping[str, str]) -> Response:
 
 
 def _refusal(kind: str, message: str) -> Response:
-    document = {"status": "error", "errorType": kind, "error": message}
-    return Response(encode(document).rstrip(), _CODES[kind], media_type=JSON)
+    return query_error(_CODES[kind], kind, message).response()
 
 
 def _answered(source: SeriesSource, asked: Mapping[str, str]) -> bytes:

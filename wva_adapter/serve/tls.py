@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from wva_adapter.ciphers import TlsProtocol
 from wva_adapter.errors import ConfigError
 from wva_adapter.serve.pair import ServingPair
 
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _ANNOUNCED_EVERY_S: Final = 2.0
 _LONGEST_OVERLAP_S: Final = 60.0
+_SPOKEN: Final = TlsProtocol()
 
 
 class ServingTls:
@@ -26,6 +28,7 @@ class ServingTls:
 
     Args:
         find_pair: Returns the certificate to serve with as it is now, or raises ``ConfigError``.
+        protocol: Which TLS is spoken.
         check_period_s: How often ``run`` asks for it.
         is_announced: Whether callers were told of these authorities (PEM). A certificate that is
             not accepted by who knows the former authorities waits for that, a minute at most;
@@ -40,18 +43,20 @@ class ServingTls:
         self,
         find_pair: Callable[[], ServingPair],
         *,
+        protocol: TlsProtocol = _SPOKEN,
         check_period_s: float = 30.0,
         is_announced: Callable[[bytes], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._find_pair = find_pair
+        self._protocol = protocol
         self._check_period_s = check_period_s
         self._is_announced = is_announced
         self._clock = clock
         self._next: _Next | None = None
         self._client_cas = b""
         self._pair = find_pair()
-        self._current = server_context(self._pair)
+        self._current = server_context(self._pair, protocol=protocol)
         self._problem = ""
         self._front = _Front(ssl.PROTOCOL_TLS_SERVER)
         self._front.new_context = self._new_context
@@ -88,7 +93,7 @@ class ServingTls:
         """
         # The files of a former pair are those of the next one by now.
         pair = self._pair if self._next is None else self._next.pair
-        self._current = server_context(pair, pem)
+        self._current = server_context(pair, pem, self._protocol)
         self._client_cas, self._pair, self._next = pem, pair, None
 
     async def run(self) -> None:
@@ -140,7 +145,7 @@ class ServingTls:
         return False
 
     def _take(self, pair: ServingPair) -> None:
-        context = server_context(pair, self._client_cas)
+        context = server_context(pair, self._client_cas, self._protocol)
         self._pair, self._current, self._next = pair, context, None
         log.info(
             "certificate taken",
@@ -149,7 +154,7 @@ class ServingTls:
 
     def _new_context(self) -> ssl.SSLContext:
         """Return a context for one connection, which hands over to the current one."""
-        context = _empty_context()
+        context = _empty_context(self._protocol)
         # OpenSSL copies this one when a connection begins; all else is the current context's.
         context.verify_mode = self._current.verify_mode
 
@@ -169,8 +174,10 @@ class _Next:
     announced: bool = False
 
 
-def server_context(pair: ServingPair, client_cas: bytes = b"") -> ssl.SSLContext:
-    """Return TLS 1.2 or newer over HTTP/1.1 with this certificate.
+def server_context(
+    pair: ServingPair, client_cas: bytes = b"", protocol: TlsProtocol = _SPOKEN
+) -> ssl.SSLContext:
+    """Return TLS over HTTP/1.1 with this certificate.
 
     Args:
         client_cas: Who may have signed the certificates of clients, in PEM; empty asks for none.
@@ -178,7 +185,7 @@ def server_context(pair: ServingPair, client_cas: bytes = b"") -> ssl.SSLContext
     Raises:
         ConfigError: The pair's files changed, or the authorities are no PEM bundle.
     """
-    context = _empty_context()
+    context = _empty_context(protocol)
     pair.load_into(context)
     if client_cas:
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -203,9 +210,9 @@ class _Front(ssl.SSLContext):
         return self.new_context().wrap_bio(*args, **kwargs)
 
 
-def _empty_context() -> ssl.SSLContext:
+def _empty_context(protocol: TlsProtocol) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    protocol.limit(context)
     context.set_alpn_protocols(["http/1.1"])
     # As in Kubernetes, any certificate of a bundle is an anchor.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -139,6 +139,9 @@ class AdapterScaler:
 
 def _variant(deployed: Deployed, behavior: Behavior | None, shaped: bool) -> Variant:
     model_id, accelerator, tensor_parallel = deployed.hardware.name.split("/")
+    if deployed.role != "both":
+        # Neither can do the other's work, so each has its own demand to meet.
+        model_id = f"{model_id}-{deployed.role}"
     up = down = 0.1
     if behavior is not None:
         up = up if behavior.up.tolerance is None else behavior.up.tolerance

@@ -36,6 +36,29 @@ RETRIED = (Fate.KILLED, Fate.SHED, Fate.NO_ENDPOINT)
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """A class of requests.
+
+    Attributes:
+        hit_share: The share of its prompts that every replica has in its prefix cache, rounded down.
+        due_s: Until when offline requests are to be done, however late each of them begins;
+            ``None`` for online ones, which are owed latency.
+
+    Raises:
+        ValueError: The share is not from 0 to below 1, or the time not above 0.
+    """
+
+    hit_share: float = 0.0
+    due_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hit_share < 1:
+            raise ValueError(f"hit_share {self.hit_share}, want from 0 to below 1")
+        if self.due_s is not None and not 0 < self.due_s < float("inf"):
+            raise ValueError(f"due_s {self.due_s}, want above 0")
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Requests as they come, in order of time.
 
@@ -43,11 +66,13 @@ class Traffic:
         arrived_s: Seconds, rising.
         prompt_tokens: Lengths of prompts, as many.
         output_tokens: Lengths of answers, as many.
+        kinds: Which of the scenario's kinds each is; ``None`` where all are of the first.
     """
 
     arrived_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+    kinds: NDArray[np.int64] | None = None
 
     def __iter__(self) -> Iterator[tuple[float, int, int]]:
         # In pieces: as lists, ten million requests would take a gigabyte.
@@ -72,6 +97,10 @@ class Call(Request):
         fate: What became of it.
         pod: Where it is; ``None`` while it is nowhere.
         attempts: How often it was sent before.
+        due_s: Until when it is to be done, if it is offline; ``None`` if it is not.
+        known_tokens: Tokens of its prompt that were in the prefix cache when it came.
+        later_tokens: While one replica prefills it for another: the tokens that it will get there.
+        moving: Whether its KV cache is on the way to the one that decodes it.
     """
 
     index: int = -1
@@ -79,7 +108,19 @@ class Call(Request):
     deadline_s: float = 0.0
     fate: Fate = Fate.PRESENT
     attempts: int = 0
+    due_s: float | None = None
+    known_tokens: int = 0
+    later_tokens: int = 0
+    moving: bool = False
     pod: Pod | None = None
+
+
+def afresh(call: Call) -> Call:
+    """Return a request as it was before it was sent anywhere."""
+    again = Call(call.prompt_tokens, call.later_tokens or call.output_tokens, call.known_tokens)
+    again.index, again.sent_s, again.known_tokens = call.index, call.sent_s, call.known_tokens
+    again.deadline_s, again.due_s = call.deadline_s, call.due_s
+    return again
 
 
 class Fates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,16 @@ from wva_adapter.core.snapshot import Phase
 from wva_adapter.sim.agenda import PODS, Agenda
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.replica import Replica
+from wva_adapter.sim.request import Counters
 from wva_adapter.sim.scaler import PodView, VariantView
 
+if TYPE_CHECKING:
+    from wva_adapter.sim.router import Gateway
+
 RemovalOrder = Literal["newest", "random", "deletion-cost"]
+
+Role = Literal["both", "prefill", "decode"]
+"""What a replica does for a request: all of it, or one part of it."""
 
 STARTUP_SPREAD = 0.15
 """A start takes up to this share longer or shorter than its mean."""
@@ -36,6 +43,7 @@ class Deployed:
         start_replicas: Replicas that are ready at the beginning.
         startup_s: Mean time from a pod's creation to Ready.
         max_num_seqs: Most requests in one replica's batch.
+        role: What its replicas do; where some prefill, others decode.
     """
 
     name: str
@@ -46,6 +54,7 @@ class Deployed:
     start_replicas: int = 2
     startup_s: float = 120.0
     max_num_seqs: int = 256
+    role: Role = "both"
 
 
 class Pod:
@@ -61,20 +70,25 @@ class Pod:
         due_s: When its engine has something to tell; infinite while it is idle.
         slot: Its place at the gateway; -1 while it has none.
         in_flight: Requests that the gateway sent there and that have not ended.
-        unprefilled_tokens: Prompt tokens of those of them without a first token.
+        unprefilled_tokens: Prompt tokens, those in the prefix cache aside, of those of them without a
+            first token.
         removal: Rank among equals when pods are removed at random.
         scheduled: Whether a node has room for it; a pod without one is not billed.
         startup_s: From a node to Ready.
+        gateway: Who sends it requests, once it serves.
+        past: What its engines did that ended before the one that it has.
     """
 
     __slots__ = (
         "created_s",
         "due_s",
         "ended_s",
+        "gateway",
         "group",
         "in_flight",
         "name",
         "ordinal",
+        "past",
         "phase",
         "ready_at_s",
         "removal",
@@ -103,6 +117,8 @@ class Pod:
         self.removal = removal
         self.scheduled = True
         self.startup_s = 0.0
+        self.gateway: Gateway | None = None
+        self.past: list[Counters] = []
 
 
 class Change(NamedTuple):
@@ -278,6 +294,20 @@ class Cluster:
         self._reconcile(group, at_s)
         if group.room is not None:
             self._agenda.push(at_s + back_s, self._back, group, PODS)
+
+    def restart(self, group: Group, count: int, at_s: float) -> None:
+        """Let the engines of the oldest ``count`` ready pods end and start again in their pods.
+
+        What they had is lost; the pods stay, and are billed.
+        """
+        for pod in group.serving()[:count]:
+            pod.phase = Phase.STARTING
+            self._on_killed(pod, at_s)
+            assert pod.replica is not None
+            pod.past.append(pod.replica.counters)
+            pod.replica = None
+            pod.ready_at_s = math.inf
+            self._agenda.push(at_s + pod.startup_s, self._ready, pod, PODS)
 
     def _back(self, group: Group, at_s: float) -> None:
         group.room = None

@@ -72,12 +72,17 @@ def _adapter(
 
 _LLM_D_CYCLE_S = 30.0
 
+OUR_POLICIES: Mapping[str, Policy] = {
+    "demand": Policy(),
+    "demand-frugal": Policy(service_level="frugal"),
+    "demand-premium": Policy(service_level="premium"),
+    "tokens": Policy(analysis="tokens"),
+    "saturation": Policy(analysis="saturation"),
+}
+"""The adapter's own policies by name."""
+
 _ADAPTERS: Mapping[str, Callable[[float], ScalerMaker]] = {
-    "demand": _adapter(Policy()),
-    "demand-frugal": _adapter(Policy(service_level="frugal")),
-    "demand-premium": _adapter(Policy(service_level="premium")),
-    "tokens": _adapter(Policy(analysis="tokens")),
-    "saturation": _adapter(Policy(analysis="saturation")),
+    **{name: _adapter(policy) for name, policy in OUR_POLICIES.items()},
     # llm-d's controller decided as these do, on its own cycle, without a window of its own and
     # without a thought for the HPA's tolerance, through an HPA as Kubernetes makes it.
     "wva-v1": _adapter(
@@ -95,7 +100,7 @@ _ADAPTERS: Mapping[str, Callable[[float], ScalerMaker]] = {
 }
 
 
-OURS = ("demand", "demand-frugal", "demand-premium", "tokens", "saturation")
+OURS = tuple(OUR_POLICIES)
 FORESEEING = ("static-peak", "clairvoyant")
 
 

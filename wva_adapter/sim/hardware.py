@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -40,6 +41,21 @@ class Hardware:
         Straight between the known sizes; beyond them as long as the nearest.
         """
         return _step_times_s(self.tokens, self.iteration_s, most_tokens)
+
+    def slowed(self, factor: float) -> Hardware:
+        """Return hardware on which every step takes ``factor`` times as long.
+
+        Raises:
+            ValueError: The factor is not positive and finite.
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"{factor:g} times as slow, want a positive number")
+        return replace(
+            self,
+            iteration_s=tuple(factor * s for s in self.iteration_s),
+            kv_read_s_per_token=factor * self.kv_read_s_per_token,
+            attention_s=factor * self.attention_s,
+        )
 
 
 @lru_cache(maxsize=64)

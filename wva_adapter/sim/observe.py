@@ -216,7 +216,8 @@ class Observatory:
             usage += share
             saturation += max(replica.waiting / QUEUE_FULL, share / KV_FULL)
             busy += self._busy_share(pod)
-            load = max(load, self._gateway.load(pod))
+            assert pod.gateway is not None
+            load = max(load, pod.gateway.load(pod))
         count = len(pods)
         rate = (arrivals - self._arrivals[name]) / SCRAPE_PERIOD_S
         self._arrivals[name] = arrivals
@@ -262,8 +263,13 @@ def _page(pod: Pod, at_s: float, before: ReplicaSample | None) -> ReplicaSample:
     counters = replica.counters
     tokens, count = counters.finished_prompt_tokens, counters.finished
     mean_input_tokens = tokens / count if count else None
-    if before is not None and before.input_tokens_count and before.input_tokens_sum is not None:
-        finished = count - before.input_tokens_count
+    if (
+        before is not None
+        and before.input_tokens_sum is not None
+        # A smaller one is of an engine that has begun again.
+        and 0 < (before.input_tokens_count or 0) <= count
+    ):
+        finished = count - (before.input_tokens_count or 0)
         mean_input_tokens = (
             (tokens - before.input_tokens_sum) / finished if finished else before.mean_input_tokens
         )
@@ -275,7 +281,7 @@ def _page(pod: Pod, at_s: float, before: ReplicaSample | None) -> ReplicaSample:
         running_requests=replica.running,
         queued_requests=replica.waiting,
         prompt_tokens_total=counters.prompt_tokens,
-        computed_prompt_tokens_total=counters.prompt_tokens,
+        computed_prompt_tokens_total=counters.prompt_tokens - counters.cached_prompt_tokens,
         generation_tokens_total=counters.generation_tokens,
         successes_total=counters.finished,
         # A request whose client went away is counted nowhere.

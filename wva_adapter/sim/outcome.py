@@ -60,7 +60,9 @@ class Outcome:
     """What a run came to.
 
     Attributes:
-        requests: How many came before the horizon.
+        requests: How many came before the horizon; what is said of requests is of the online ones.
+        offline: How many offline requests there were.
+        offline_in_time: How many of them were done when they were due.
         failures: How many of them failed, by kind.
         goodput_tokens_per_s: Output tokens per second of requests that finished inside the SLO.
         ttft_s: Percentiles of the time to the first token; a request that failed counts as
@@ -75,6 +77,8 @@ class Outcome:
 
     horizon_s: float
     requests: int
+    offline: int
+    offline_in_time: int
     in_slo: int
     failures: Mapping[str, int]
     goodput_tokens_per_s: float
@@ -123,6 +127,7 @@ def bill(group: Group, until_s: float) -> Bill:
         joules += deployed.hardware.idle_w * life_s
         if pod.replica is not None:
             joules += _work_joules(pod, pod.replica.counters)
+        joules += sum(_work_joules(pod, counters) for counters in pod.past)
     return Bill(seconds, seconds / 3600 * deployed.usd_per_h, joules)
 
 
@@ -154,10 +159,11 @@ def summarise(
     *,
     horizon_s: float,
     slo: Slo,
+    offline: NDArray[np.bool_],
 ) -> Outcome:
     """Return what a run came to."""
     # Who had to wait for others of its client and was never sent asked for nothing.
-    counted = (traffic.arrived_s <= horizon_s) & ~np.isnan(fates.sent_s)
+    counted = (traffic.arrived_s <= horizon_s) & ~np.isnan(fates.sent_s) & ~offline
     good = in_slo(fates, traffic.output_tokens, slo) & counted
     kinds = fates.fates[counted]
     ttft_s = (fates.first_token_s - fates.sent_s)[counted]
@@ -166,6 +172,8 @@ def summarise(
     return Outcome(
         horizon_s=horizon_s,
         requests=int(counted.sum()),
+        offline=int(offline.sum()),
+        offline_in_time=int((fates.fates[offline] == Fate.FINISHED).sum()),
         in_slo=int(good.sum()),
         failures={
             fate.name.lower(): int((kinds == fate).sum()) for fate in Fate if fate > Fate.FINISHED

@@ -173,6 +173,11 @@ class Replica:
         needed = request.prompt_tokens + request.output_tokens
         if request.prompt_tokens < 1 or request.output_tokens < 1:
             raise ValueError(f"{needed} tokens, want at least one of prompt and one of output")
+        if not 0 <= request.cached_tokens < request.prompt_tokens:
+            raise ValueError(
+                f"{request.cached_tokens} tokens of the prompt cached, want from 0 to fewer than "
+                f"its {request.prompt_tokens}"
+            )
         if needed > self._admission_tokens:
             raise ValueError(f"{needed} tokens, want at most {self._admission_tokens}")
         self._settle(at_s, at_boundary=False)
@@ -332,6 +337,7 @@ class Replica:
                 request.first_token_s = end_s
                 prompts_tokens += request.prompt_tokens
                 counters.prompt_tokens += request.prompt_tokens
+                counters.cached_prompt_tokens += request.cached_tokens
                 counters.ttft_count += 1
                 counters.ttft_sum_s += end_s - request.arrived_s
                 if request.scheduled_s is not None:
@@ -418,9 +424,11 @@ class Replica:
             if request.scheduled_s is None:
                 request.scheduled_s = now_s
             self._kv_prefilling += held
-            chunk = min(held, budget)
+            # What is computed again after a preemption finds its prefix in the cache too.
+            request.prefilled = request.cached_tokens
+            chunk = min(held - request.prefilled, budget)
             budget -= chunk
-            attention += chunk * chunk / 2
+            attention += chunk * (request.prefilled + chunk / 2)
             self._prefilling.append((request, chunk))
         self._left_waiting = len(waiting)
         self._begin_s = now_s

@@ -13,6 +13,8 @@ class Request:
     Attributes:
         prompt_tokens: At least 1.
         output_tokens: Tokens that it will generate, at least 1.
+        cached_tokens: Tokens of its prompt that the prefix cache holds, fewer than all of them: at
+            least one is computed.
         arrived_s: When it was submitted.
         scheduled_s: When it first entered the batch; ``None`` before.
         first_token_s: When its first token was there; ``None`` before.
@@ -27,6 +29,7 @@ class Request:
 
     prompt_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
     arrived_s: float = 0.0
     scheduled_s: float | None = None
     first_token_s: float | None = None
@@ -50,6 +53,7 @@ class Counters:
     latency is counted for every token but a request's first.
 
     Attributes:
+        cached_prompt_tokens: Those of the prompt tokens that the prefix cache held.
         prefill_steps_s: Seconds of steps in which prompts were worked on.
         decode_steps_s: Seconds of all other steps.
         decode_load_s: The same, each second times its batch by ``FULL_BATCH``, 1 at most.
@@ -57,6 +61,7 @@ class Counters:
 
     steps: int = 0
     prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
     generation_tokens: int = 0
     finished: int = 0
     preemptions: int = 0

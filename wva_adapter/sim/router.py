@@ -78,6 +78,7 @@ class Gateway:
         self._loads[slot] = 0.0
         self._choices[slot] = 0.0
         pod.slot = slot
+        pod.gateway = self
         self.endpoints += 1
         self._active.append(pod)
 
@@ -131,14 +132,14 @@ class Gateway:
     def sent(self, pod: Pod, call: Call) -> None:
         """Count a request that goes to an endpoint."""
         pod.in_flight += 1
-        pod.unprefilled_tokens += call.prompt_tokens
+        pod.unprefilled_tokens += call.prompt_tokens - call.cached_tokens
         self._weigh(pod, call.prompt_tokens + call.output_tokens)
 
     def ended(self, pod: Pod, call: Call) -> None:
         """Count a request that has left an endpoint, however."""
         pod.in_flight -= 1
         if call.first_token_s is None:
-            pod.unprefilled_tokens -= call.prompt_tokens
+            pod.unprefilled_tokens -= call.prompt_tokens - call.cached_tokens
         if pod.slot >= 0:
             self._weigh(pod, -(call.prompt_tokens + call.output_tokens))
 

@@ -10,18 +10,13 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wva_adapter.sim.clients import Traffic
+from wva_adapter.sim.clients import Kind, Traffic
 from wva_adapter.sim.cluster import Deployed, RemovalOrder
+from wva_adapter.sim.draws import Draw, bursts, copies, lognormal, normal, scheduled
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.outcome import Slo
 from wva_adapter.sim.router import Routing, WhenSaturated
-from wva_adapter.sim.workload import arrivals, lengths, modulated, normal_lengths, wave
-
-Draw = Callable[[np.random.Generator, np.random.Generator], Traffic]
-"""Makes the requests, from a stream for times and one for lengths."""
-
-Lengths = Callable[[int, np.random.Generator], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""Makes so many lengths of prompts and answers."""
+from wva_adapter.sim.workload import arrivals, wave
 
 
 class Library(Protocol):
@@ -50,6 +45,20 @@ class Loss:
     variant: str
     share: float
     back_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Engines that end and begin again in their pods, with empty counters.
+
+    Attributes:
+        variant: Whose pods they are in.
+        share: How many of its ready pods, rounded up.
+    """
+
+    at_s: float
+    variant: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,7 @@ class Scenario:
         retries: How often a client sends again what was shed, killed, or found no endpoint.
         backoff_s: It waits so long before the first time, twice as long before the next, and so on,
             each time half to all of that.
+        transfer_s: From the end of a prefill until its KV cache is where it is decoded.
         routing: How the gateway chooses.
         sticky_share: Share of the requests that go where their prefix has gone before.
         when_saturated: What the gateway does with endpoints that are.
@@ -89,6 +99,10 @@ class Scenario:
         deregistration_lag_s: How long a pod that leaves still gets requests.
         gateway_tells: Whether the gateway reports arrivals and its queue.
         losses: What goes away, and when.
+        restarts: What begins again in its place, and when.
+        kinds: The classes of its requests, those that ``Traffic.kinds`` counts.
+        batch_workers: Most offline requests that are in flight at once, while no endpoint has
+            anything to do; fewer by the share to which the pool is saturated.
         blindness: What cannot be seen, and when.
         lost_scrapes: Share of the engines' pages that cannot be read, by chance.
     """
@@ -104,6 +118,7 @@ class Scenario:
     concurrency: int | None = None
     retries: int = 0
     backoff_s: float = 1.0
+    transfer_s: float = 0.0
     routing: Routing = "least-load"
     sticky_share: float = 0.0
     when_saturated: WhenSaturated = "pass"
@@ -111,6 +126,9 @@ class Scenario:
     deregistration_lag_s: float = 0.0
     gateway_tells: bool = True
     losses: tuple[Loss, ...] = ()
+    restarts: tuple[Restart, ...] = ()
+    kinds: tuple[Kind, ...] = (Kind(),)
+    batch_workers: int = 32
     blindness: tuple[Blindness, ...] = ()
     lost_scrapes: float = 0.0
 
@@ -118,7 +136,7 @@ class Scenario:
         for name in ("horizon_s", "timeout_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want above 0")
-        for name in ("grace_s", "deregistration_lag_s"):
+        for name in ("grace_s", "deregistration_lag_s", "transfer_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want at least 0")
         for name in ("sticky_share", "lost_scrapes"):
@@ -126,11 +144,18 @@ class Scenario:
                 raise ValueError(f"{self.name}: {name} {getattr(self, name)}, want 0 to 1")
         if not self.fleet:
             raise ValueError(f"{self.name}: no variants, want at least one")
+        roles = {deployed.role for deployed in self.fleet}
+        if roles not in ({"both"}, {"prefill", "decode"}):
+            raise ValueError(
+                f"{self.name}: roles {', '.join(sorted(roles))}, want prefill and decode, or both alone"
+            )
         names = [deployed.name for deployed in self.fleet]
-        for loss in self.losses:
-            if loss.variant not in names:
+        wanted = [("takes nodes from", loss.variant) for loss in self.losses]
+        wanted += [("restarts engines of", restart.variant) for restart in self.restarts]
+        for does, variant in wanted:
+            if variant not in names:
                 raise ValueError(
-                    f"{self.name}: it takes nodes from variant {loss.variant!r}, "
+                    f"{self.name}: it {does} variant {variant!r}, "
                     f"and the fleet has {', '.join(names)}"
                 )
 
@@ -139,70 +164,6 @@ class Scenario:
         return replace(
             self, fleet=tuple(replace(deployed, startup_s=startup_s) for deployed in self.fleet)
         )
-
-
-def scheduled(schedule: Sequence[tuple[float, float]], of_lengths: Lengths) -> Draw:
-    """Return what makes Poisson arrivals whose rate follows a schedule."""
-
-    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
-        arrived_s = arrivals(schedule, times)
-        return Traffic(arrived_s, *of_lengths(len(arrived_s), sizes))
-
-    return draw
-
-
-def bursts(states: Sequence[tuple[float, float]], span_s: float, of_lengths: Lengths) -> Draw:
-    """Return what makes arrivals whose rate jumps between states, anew for each seed."""
-
-    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
-        arrived_s = arrivals(modulated(states, span_s, times), times)
-        return Traffic(arrived_s, *of_lengths(len(arrived_s), sizes))
-
-    return draw
-
-
-def copies(trace: Traffic, count: int, span_s: float) -> Draw:
-    """Return what lays ``count`` copies of a trace over each other, each shifted around the span."""
-
-    def draw(times: np.random.Generator, _: np.random.Generator) -> Traffic:
-        shifts_s = times.random(count) * span_s
-        arrived_s = np.concatenate([(trace.arrived_s + shift) % span_s for shift in shifts_s])
-        order = np.argsort(arrived_s, kind="stable")
-        return Traffic(
-            arrived_s[order],
-            np.tile(trace.prompt_tokens, count)[order],
-            np.tile(trace.output_tokens, count)[order],
-        )
-
-    return draw
-
-
-def lognormal(prompt: float, output: float, variation: float = 0.8, most: int = 32768) -> Lengths:
-    """Return what makes lognormal lengths with these means."""
-
-    def make(
-        count: int, generator: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return (
-            lengths(prompt, variation, most, count, generator),
-            lengths(output, variation, most, count, generator),
-        )
-
-    return make
-
-
-def normal(prompt: tuple[float, float, int, int], output: tuple[float, float, int, int]) -> Lengths:
-    """Return what makes normal lengths: mean, deviation, least and most of prompts and answers."""
-
-    def make(
-        count: int, generator: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return (
-            normal_lengths(*prompt, count, generator),
-            normal_lengths(*output, count, generator),
-        )
-
-    return make
 
 
 _CHAT = lognormal(1024, 256)
@@ -464,6 +425,72 @@ def _node(library: Library) -> Scenario:
     )
 
 
+def _restart(library: Library) -> Scenario:
+    return replace(
+        _s6(library),
+        name="RESTART",
+        title="a third of the engines crash at the peak and begin again in their pods",
+        horizon_s=3600,
+        draw=scheduled(wave(22, 18, 3600, 3600), _CHAT),
+        restarts=(Restart(1800, "a100", 1 / 3),),
+    )
+
+
+def _batch(library: Library) -> Scenario:
+    online, count = _s6(library), 20_000
+
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        # Drawn first, so that they are the very requests of S6.
+        traffic = online.draw(times, sizes)
+        offline = _CHAT(count, sizes)
+        return Traffic(
+            np.concatenate([np.zeros(count), traffic.arrived_s]),
+            np.concatenate([offline[0], traffic.prompt_tokens]),
+            np.concatenate([offline[1], traffic.output_tokens]),
+            np.repeat([1, 0], [count, len(traffic.arrived_s)]),
+        )
+
+    return replace(
+        online,
+        name="BATCH",
+        title="beside S6, 20,000 offline requests that are due after two hours",
+        draw=draw,
+        kinds=(Kind(), Kind(due_s=online.horizon_s)),
+    )
+
+
+def _prefix(library: Library) -> Scenario:
+    def draw(times: np.random.Generator, sizes: np.random.Generator) -> Traffic:
+        arrived_s = arrivals(_step(2, 8, 300, 1200, 1800), times)
+        count = len(arrived_s)
+        is_known = (sizes.random(count) < 0.5).astype(np.int64)
+        return Traffic(arrived_s, *lognormal(4096, 256)(count, sizes), is_known)
+
+    return replace(
+        _s1(library),
+        name="PREFIX",
+        title="a step of long prompts, of which half have 80 % in the prefix cache",
+        draw=draw,
+        kinds=(Kind(), Kind(hit_share=0.8)),
+    )
+
+
+def _pd(library: Library) -> Scenario:
+    fleet = (
+        _deployed(library, _H100, "h100-prefill", start_replicas=1, max_replicas=8, role="prefill"),
+        _deployed(library, _A100, "a100-decode", start_replicas=1, max_replicas=16, role="decode"),
+    )
+    return replace(
+        _s1b(library),
+        name="PD",
+        title="a step of long prompts, H100s prefill and A100s decode",
+        fleet=fleet,
+        draw=scheduled(_step(2, 8, 300, 1200, 1800), lognormal(4096, 256)),
+        # 4,096 tokens of 128 KiB each, at 25 GB/s.
+        transfer_s=0.02,
+    )
+
+
 def _spot(library: Library) -> Scenario:
     return replace(
         _s2(library),
@@ -537,6 +564,10 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
     "LEAD-300": _lead(300),
     "NODE": _node,
     "SPOT": _spot,
+    "RESTART": _restart,
+    "BATCH": _batch,
+    "PREFIX": _prefix,
+    "PD": _pd,
     "ZERO": _zero,
     "70B": _70b,
 }
@@ -546,4 +577,9 @@ SCENARIOS: Mapping[str, Callable[[Library], Scenario]] = {
 def as_recorded(scenario: Scenario, traffic: Traffic) -> Scenario:
     """Return the scenario with these requests in place of its own, until the last has come."""
     last_s = float(traffic.arrived_s[-1])
-    return replace(scenario, horizon_s=max(1.0, last_s), draw=lambda times, sizes: traffic)
+    return replace(
+        scenario,
+        horizon_s=max(1.0, last_s),
+        draw=lambda times, sizes: traffic,
+        kinds=scenario.kinds[:1],
+    )

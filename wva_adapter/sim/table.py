@@ -37,6 +37,11 @@ def tables(done: Sequence[Done]) -> Iterator[Table]:
             table.add_column(heading, justify="right", no_wrap=True)
         for policy, its in groupby(runs, key=lambda d: d.job.policy):
             table.add_row(policy, *_cells(list(its)))
+        if any(run.outcome.offline for run in runs):
+            in_time = min(run.outcome.offline_in_time for run in runs)
+            table.caption = (
+                f"offline: at least {in_time:,} of {runs[0].outcome.offline:,} requests in time"
+            )
         yield table
 
 

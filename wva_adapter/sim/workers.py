@@ -82,6 +82,8 @@ class Done:
             "policy": self.job.policy,
             "seed": self.job.seed,
             "requests": outcome.requests,
+            "offline": outcome.offline,
+            "offline_in_time": outcome.offline_in_time,
             "in_slo_pct": _number(outcome.in_slo_pct),
             "goodput_tokens_per_s": outcome.goodput_tokens_per_s,
             "failed_pct": _number(outcome.failed_pct),

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wva_adapter.core.snapshot import Phase
 from wva_adapter.sim.agenda import PODS, SCALE, SCRAPE, WORK, Agenda
-from wva_adapter.sim.clients import RETRIED, Call, Fate, Fates, Traffic
+from wva_adapter.sim.batch import Backlog
+from wva_adapter.sim.clients import RETRIED, Call, Fate, Fates, Kind, Traffic, afresh
 from wva_adapter.sim.cluster import Cluster, Group, Pod
 from wva_adapter.sim.observe import SCRAPE_PERIOD_S, Observatory
 from wva_adapter.sim.outcome import Bill, Moment, Outcome, bill, summarise
 from wva_adapter.sim.router import Gateway, WhenSaturated
 from wva_adapter.sim.scaler import Explains, Scaler
-from wva_adapter.sim.scenarios import Loss, Scenario
+from wva_adapter.sim.scenarios import Loss, Restart, Scenario
 
 _ARRIVALS, _LENGTHS, _PODS, CAPACITY, _RETRIES, _SESSIONS, _SCRAPES = range(7)
 """Streams of chance. Each has its own, so none depends on how often another was asked."""
@@ -89,6 +91,13 @@ def _generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *stream])))
 
 
+def _offline(scenario: Scenario, traffic: Traffic) -> NDArray[np.bool_]:
+    """Return for each request whether it is an offline one."""
+    is_offline = np.array([kind.due_s is not None for kind in scenario.kinds])
+    kinds = np.zeros(len(traffic.arrived_s), np.int64) if traffic.kinds is None else traffic.kinds
+    return is_offline[kinds]
+
+
 class _World:
     def __init__(
         self,
@@ -111,6 +120,8 @@ class _World:
             sticky_share=scenario.sticky_share,
             sessions=_generator(seed, _SESSIONS),
         )
+        # Where prefill and decode are apart, who has been prefilled goes to one that decodes.
+        self._decoders = Gateway(scenario.routing, "pass")
         self._groups = [
             Group(deployed, _generator(seed, _PODS, index), leap=leap)
             for index, deployed in enumerate(scenario.fleet)
@@ -131,6 +142,11 @@ class _World:
         self._watching = False
         self._held: deque[Call] = deque()
         self._present = 0
+        kinds = self._traffic.kinds
+        self._kinds = None if kinds is None else kinds.tolist()
+        # Most scenarios have one kind of requests, of which nothing is to be looked up.
+        self._plain = scenario.kinds == (Kind(),)
+        self._backlog = Backlog(scenario.batch_workers)
         self._bills: list[Bill] = []
         self._timeline: list[Moment] = []
 
@@ -142,6 +158,11 @@ class _World:
         agenda.push(scenario.horizon_s, self._close, None, SCALE)
         for loss in scenario.losses:
             agenda.push(loss.at_s, self._lose, loss, PODS)
+        for restart in scenario.restarts:
+            agenda.push(restart.at_s, self._restart, restart, PODS)
+        for kind in scenario.kinds:
+            if kind.due_s is not None:
+                agenda.push(kind.due_s, self._overdue, None, PODS)
         coming = iter(self._traffic)
         step, arrive = agenda.step, self._arrive
         at_s, prompt_tokens, output_tokens = next(coming, _END)
@@ -162,6 +183,7 @@ class _World:
             self._timeline,
             horizon_s=scenario.horizon_s,
             slo=scenario.slo,
+            offline=_offline(scenario, self._traffic),
         )
 
     # What clients do.
@@ -169,6 +191,14 @@ class _World:
     def _arrive(self, index: int, at_s: float, prompt_tokens: int, output_tokens: int) -> None:
         call = Call(prompt_tokens, output_tokens)
         call.index = index
+        if not self._plain:
+            kind = self._scenario.kinds[self._kinds[index] if self._kinds else 0]
+            call.cached_tokens = min(int(kind.hit_share * prompt_tokens), prompt_tokens - 1)
+            call.known_tokens = call.cached_tokens
+            if kind.due_s is not None:
+                call.sent_s, call.due_s = at_s, kind.due_s
+                self._backlog.waiting.append(call)
+                return
         most = self._scenario.concurrency
         if most is not None and self._present >= most:
             self._held.append(call)
@@ -210,12 +240,43 @@ class _World:
         if call.prompt_tokens + call.output_tokens > replica.longest_tokens:
             self._end(call, at_s, Fate.TOO_LONG)
             return True
+        if pod.group.deployed.role == "prefill":
+            # Its one token is thrown away: the one that decodes makes it again.
+            call.later_tokens, call.output_tokens = call.output_tokens, 1
+        self._give(call, pod, at_s)
+        return True
+
+    def _give(self, call: Call, pod: Pod, at_s: float) -> None:
+        assert pod.replica is not None
+        assert pod.gateway is not None
         call.pod = pod
-        replica.submit(call, at_s)
-        self._gateway.sent(pod, call)
+        pod.replica.submit(call, at_s)
+        pod.gateway.sent(pod, call)
         pod.group.sent += 1
         self._expect(pod)
-        return True
+
+    def _move(self, call: Call, at_s: float) -> None:
+        """Let the KV cache of a prefilled request go to a replica that decodes it."""
+        call.moving, call.pod = True, None
+        call.output_tokens, call.later_tokens = call.later_tokens, 0
+        call.first_token_s = call.finished_s = call.scheduled_s = None
+        # All of it is there but for the token that brings the first one of the answer.
+        call.cached_tokens = call.prompt_tokens - 1
+        self._agenda.push(at_s + self._scenario.transfer_s, self._arrive_to_decode, call, WORK)
+
+    def _arrive_to_decode(self, call: Call, at_s: float) -> None:
+        if call.fate is not Fate.PRESENT:
+            return
+        call.moving = False
+        pod = self._decoders.pick(call)
+        if pod is None:
+            self._end(call, at_s, Fate.NO_ENDPOINT)
+            return
+        assert pod.replica is not None
+        if call.prompt_tokens + call.output_tokens > pod.replica.longest_tokens:
+            self._end(call, at_s, Fate.TOO_LONG)
+        else:
+            self._give(call, pod, at_s)
 
     def _give_up(self, _: None, at_s: float) -> None:
         """End what has waited too long; put down when to look again."""
@@ -233,7 +294,7 @@ class _World:
             return
         pod = call.pod
         if pod is None:
-            self._gateway.queued -= 1
+            self._gateway.queued -= not call.moving
             self._end(call, at_s, Fate.TIMEOUT)
         else:
             assert pod.replica is not None
@@ -247,6 +308,9 @@ class _World:
         self._agenda.push(self._deadlines[0].deadline_s, self._give_up, None, PODS)
 
     def _end(self, call: Call, at_s: float, fate: Fate) -> None:
+        if call.due_s is not None:
+            self._end_offline(call, at_s, fate)
+            return
         if fate in RETRIED and call.attempts < self._scenario.retries and self._retry(call, at_s):
             call.fate = fate
             return
@@ -262,15 +326,53 @@ class _World:
         wait_s = self._scenario.backoff_s * 2**call.attempts * (1 + chance) / 2
         if at_s + wait_s >= call.deadline_s:
             return False
-        again = Call(call.prompt_tokens, call.output_tokens)
-        again.index, again.attempts = call.index, call.attempts + 1
-        again.sent_s, again.deadline_s = call.sent_s, call.deadline_s
+        again = afresh(call)
+        again.attempts = call.attempts + 1
         self._agenda.push(at_s + wait_s, self._resend, again, PODS)
         return True
 
     def _resend(self, call: Call, at_s: float) -> None:
         self._agenda.push(call.deadline_s, self._time_out, call, PODS)
         self._offer(call, at_s)
+
+    # What a batch processor does.
+
+    def _feed(self, _: None, at_s: float) -> None:
+        """Send offline requests, as far as what was scraped last leaves room."""
+        gateway, backlog = self._gateway, self._backlog
+        saturation = self._observatory.value("saturation", at_s)
+        if saturation is None:
+            return
+        while not gateway.queued and (call := backlog.next(saturation)) is not None:
+            if not self._route(call, at_s):
+                backlog.again(call)
+                break
+            gateway.arrivals_total += 1
+
+    def _end_offline(self, call: Call, at_s: float, fate: Fate) -> None:
+        if fate in RETRIED:
+            call.fate = fate
+            self._backlog.again(call)
+            return
+        self._backlog.sent.pop(call, None)
+        self._fates.record(call, at_s, fate)
+        if fate is Fate.FINISHED and self._backlog.waiting:
+            self._agenda.push(at_s, self._feed, None, WORK)
+
+    def _overdue(self, _: None, at_s: float) -> None:
+        """Give up what was to be done by now."""
+        flying, late = self._backlog.overdue(at_s)
+        for call in late:
+            self._fates.record(call, at_s, Fate.TIMEOUT)
+        for call in flying:
+            pod = call.pod
+            if pod is None:
+                self._end(call, at_s, Fate.TIMEOUT)
+                continue
+            assert pod.replica is not None
+            pod.replica.cancel(call, at_s)
+            self._leave(pod, call, at_s, Fate.TIMEOUT)
+            self._expect(pod)
 
     # What engines do.
 
@@ -286,8 +388,9 @@ class _World:
         for call in started:
             assert isinstance(call, Call)
             assert call.first_token_s is not None
-            pod.unprefilled_tokens -= call.prompt_tokens
-            pod.group.ttfts_s.append(call.first_token_s - call.sent_s)
+            pod.unprefilled_tokens -= call.prompt_tokens - call.cached_tokens
+            if not call.later_tokens:
+                pod.group.ttfts_s.append(call.first_token_s - call.sent_s)
         for call in finished:
             assert isinstance(call, Call)
             assert call.first_token_s is not None
@@ -297,7 +400,7 @@ class _World:
                 pod.group.itls_s.append(generating_s / (call.output_tokens - 1))
             self._leave(pod, call, call.finished_s, Fate.FINISHED)
         self._expect(pod)
-        if gateway.when_saturated != "pass" and pod.slot >= 0:
+        if pod.gateway is gateway and gateway.when_saturated != "pass" and pod.slot >= 0:
             gateway.judge(pod)
             if gateway.queued:
                 self._dispatch(at_s)
@@ -314,8 +417,12 @@ class _World:
 
     def _leave(self, pod: Pod, call: Call, at_s: float, fate: Fate) -> None:
         """Let a request leave its endpoint."""
-        self._gateway.ended(pod, call)
-        self._end(call, at_s, fate)
+        assert pod.gateway is not None
+        pod.gateway.ended(pod, call)
+        if call.later_tokens and fate is Fate.FINISHED:
+            self._move(call, at_s)
+        else:
+            self._end(call, at_s, fate)
         if pod.phase is Phase.TERMINATING and not pod.in_flight and pod.slot < 0:
             self._pod_drained(pod, at_s)
 
@@ -337,8 +444,13 @@ class _World:
         count = math.ceil(loss.share * len(group.serving()))
         self._cluster.lose(group, count, at_s, back_s=loss.back_s)
 
+    def _restart(self, restart: Restart, at_s: float) -> None:
+        group = self._by_name[restart.variant]
+        count = math.ceil(restart.share * len(group.serving()))
+        self._cluster.restart(group, count, at_s)
+
     def _pod_ready(self, pod: Pod, at_s: float) -> None:
-        self._gateway.add(pod)
+        (self._decoders if pod.group.deployed.role == "decode" else self._gateway).add(pod)
         if self._gateway.queued:
             self._dispatch(at_s)
 
@@ -350,7 +462,8 @@ class _World:
             self._deregister(pod, at_s)
 
     def _deregister(self, pod: Pod, at_s: float) -> None:
-        self._gateway.remove(pod)
+        assert pod.gateway is not None
+        pod.gateway.remove(pod)
         if not pod.in_flight and pod.ended_s == math.inf:
             self._pod_drained(pod, at_s)
 
@@ -360,12 +473,13 @@ class _World:
 
     def _pod_killed(self, pod: Pod, at_s: float) -> None:
         self._progress(pod, at_s)
-        self._gateway.remove(pod)
+        assert pod.gateway is not None
         assert pod.replica is not None
+        pod.gateway.remove(pod)
         pod.due_s = math.inf
         for call in pod.replica.present():
             assert isinstance(call, Call)
-            self._gateway.ended(pod, call)
+            pod.gateway.ended(pod, call)
             self._end(call, at_s, Fate.KILLED)
 
     # What watches, and what decides.
@@ -397,6 +511,8 @@ class _World:
                 observatory.value("ttft_p90_1m_s", at_s),
             )
         )
+        if self._backlog.waiting:
+            self._feed(None, at_s)
         if self._on_time is not None:
             self._on_time(at_s)
         if at_s + SCRAPE_PERIOD_S < self._scenario.horizon_s:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wva_adapter.core import rules
+from wva_adapter.core import case
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.hpa import average_value_replicas, value_replicas
 from wva_adapter.core.load import ModelLoad
@@ -75,7 +75,7 @@ class Case:
         return why_not(self.state.variant.key, self.other_count, self.plan.decisions, grounds)
 
     @property
-    def _grounds(self) -> rules.Case | None:
+    def _grounds(self) -> case.Case | None:
         return None if self.decision is None else self.plan.case
 
     @property

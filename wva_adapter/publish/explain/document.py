@@ -56,6 +56,7 @@ def decision_document(decision: Decision) -> Document:
         "limited": decision.limited,
         "shadow": None if decision.bill is None else _bill_document(decision.bill),
         "cost_per_h": decision.cost_per_h,
+        "power_w": decision.power_w,
         "trail": [
             {"rule": step.rule, "from": step.before, "to": step.after, "why": step.why}
             for step in decision.trail

@@ -1,0 +1,117 @@
+"""What single steps of the engine take: batches that only decode, and prompts that come alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from tests.engine.engine import MODEL, CoreTime, Engine
+from tests.engine.phases import page
+from tests.engine.table import Step
+from wva_adapter.core.interval import interval
+from wva_adapter.core.snapshot import ReplicaSample
+
+BATCHES = ((1, 50), (2, 50), (4, 50), (6, 50), (8, 50), (12, 50), (16, 50), (4, 800), (12, 400))
+"""Decoding requests, and prompt tokens of each."""
+
+PROMPTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Prompt tokens of a request that comes alone."""
+
+_ANSWER_TOKENS = 60
+_EACH_PROMPT = 3
+_EVERY_S = 0.25
+_FEWEST_GAPS = 20
+
+
+async def measured(engine: Engine) -> list[Step]:
+    """Return the mean time of each kind of step, from the engine's own counters.
+
+    Less what the engine waited for a core meanwhile.
+    """
+    found: list[Step] = []
+    async with aiohttp.ClientSession() as session:
+        for prompt_tokens in PROMPTS:
+            found.append(await _prompt(session, engine, prompt_tokens))
+        for decoding, prompt_tokens in BATCHES:
+            found += await _batch(session, engine, decoding, prompt_tokens)
+    return found
+
+
+async def _prompt(session: aiohttp.ClientSession, engine: Engine, prompt_tokens: int) -> Step:
+    url, cores = engine.url, engine.core_time()
+    before = await page(session, url)
+    for _ in range(_EACH_PROMPT):
+        await _ask(session, url, prompt_tokens, 1)
+    after = await _counted(session, url, before, _EACH_PROMPT)
+    prefill_s = (after.prefill_sum_s or 0.0) - (before.prefill_sum_s or 0.0)
+    free = engine.core_time().free_since(cores)
+    return Step(0.0, prompt_tokens, 0.0, free * prefill_s / _EACH_PROMPT)
+
+
+async def _counted(
+    session: aiohttp.ClientSession, url: str, before: ReplicaSample, requests: int
+) -> ReplicaSample:
+    """Return the first page on which so many more requests have ended."""
+    while True:
+        after = await page(session, url)
+        if (after.successes_total or 0) - (before.successes_total or 0) >= requests:
+            return after
+        await asyncio.sleep(0.05)
+
+
+async def _batch(
+    session: aiohttp.ClientSession, engine: Engine, decoding: int, prompt_tokens: int
+) -> Sequence[Step]:
+    """Return the steps in which all of them decoded, while the batch was full."""
+    url = engine.url
+    pages: list[tuple[ReplicaSample, CoreTime]] = []
+    before = await page(session, url)
+    async with _asking(session, url, decoding, prompt_tokens) as asked:
+        while not asked.done():
+            pages.append((await page(session, url), engine.core_time()))
+            await asyncio.sleep(_EVERY_S)
+    await _counted(session, url, before, decoding)
+    full = [
+        (one, cores)
+        for one, cores in pages
+        if (one.ttft_count or 0) - (before.ttft_count or 0) == decoding
+        and (one.successes_total or 0) == (before.successes_total or 0)
+    ]
+    if len(full) < 2:
+        return []
+    (first, first_cores), (last, last_cores) = full[0], full[-1]
+    whole = interval(first, last)
+    if whole is None or whole.itl_s is None or whole.itl_count < _FEWEST_GAPS:
+        return []
+    began = before.generation_tokens_total or 0.0
+    generated = [(one.generation_tokens_total or 0.0) - began for one in (first, last)]
+    held = decoding * prompt_tokens + sum(generated) / 2
+    return [Step(decoding, 0.0, held, last_cores.free_since(first_cores) * whole.itl_s)]
+
+
+@asynccontextmanager
+async def _asking(
+    session: aiohttp.ClientSession, url: str, requests: int, prompt_tokens: int
+) -> AsyncIterator[asyncio.Future[list[None]]]:
+    asked = asyncio.gather(
+        *(_ask(session, url, prompt_tokens, _ANSWER_TOKENS) for _ in range(requests))
+    )
+    yield asked
+    await asked
+
+
+async def _ask(
+    session: aiohttp.ClientSession, url: str, prompt_tokens: int, output_tokens: int
+) -> None:
+    body = {
+        "model": MODEL,
+        "prompt": "word " * prompt_tokens,
+        "max_tokens": output_tokens,
+        "ignore_eos": True,
+    }
+    async with session.post(f"{url}/v1/completions", json=body) as answer:
+        answer.raise_for_status()
+        await answer.read()

@@ -1,0 +1,174 @@
+"""The same arrivals through the engine and through the simulator's replica with its fitted table.
+
+The table is of steps on a core of their own. Where the engine waits for a core because others use
+the machine, the simulator's clock stands still as long: it shares the machine too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.engine import Figure, tell
+from tests.engine.curves import drawn
+from tests.engine.engine import MAX_NUM_SEQS, Engine
+from tests.engine.phases import Seen, Segment, run, undisturbed
+from tests.engine.steps import measured
+from tests.engine.table import Step, document, fitted, step_s
+from wva_adapter.emulator.load import Outcome
+from wva_adapter.sim.hardware import Hardware
+from wva_adapter.sim.replica import Replica
+from wva_adapter.sim.request import Request
+
+RUNS = 3
+SPAN_S = 90.0
+PROMPT_TOKENS, OUTPUT_TOKENS = 200.0, 100.0
+LOADED = 0.7
+"""The share of the rate at which the batch would grow without end."""
+
+WITHIN = 0.15
+KNOTS = (1, 2, 4, 8, 16, 64, 256, 1024, 2048)
+EVERY_S = 1.0
+_DRAINED_S = 1e4
+OUT = Path(__file__).parent.parent.parent / "build"
+
+
+class Twin(NamedTuple):
+    """What the simulator says of a phase: means, and requests present by the seconds since."""
+
+    ttft_s: float
+    itl_s: float
+    present: Sequence[float]
+
+
+def simulated(hardware: Hardware, outcomes: Sequence[Outcome], seen: Seen, *, shared: bool) -> Twin:
+    """Return what the same requests at the same times give; means over all of them.
+
+    Args:
+        shared: Whether it waits for a core as the engine did.
+    """
+    replica = Replica(hardware, max_num_seqs=MAX_NUM_SEQS)
+    wall_s, own_s = clocks(seen)
+    own_s = own_s if shared else wall_s
+    requests: list[tuple[Outcome, Request]] = []
+    coming = sorted(outcomes, key=lambda outcome: outcome.arrived_s)
+
+    def until(at_s: float) -> None:
+        while coming and coming[0].arrived_s <= at_s:
+            outcome = coming.pop(0)
+            request = Request(outcome.prompt_tokens, outcome.output_tokens)
+            own = float(np.interp(outcome.arrived_s, wall_s, own_s))
+            replica.submit(request, max(replica.now_s, own))
+            requests.append((outcome, request))
+        replica.advance(max(replica.now_s, float(np.interp(at_s, wall_s, own_s))))
+
+    present: list[float] = []
+    for at_s in seen.at_s:
+        until(at_s)
+        present.append(replica.running + replica.queued)
+    until(float(wall_s[-1]))
+
+    def wall(own: float | None) -> float:
+        assert own is not None
+        return float(np.interp(own, own_s, wall_s))
+
+    first = [wall(request.first_token_s) for _, request in requests]
+    ttft_s = np.mean([at - o.arrived_s for at, (o, _) in zip(first, requests, strict=True)])
+    lasted = [wall(r.finished_s) - at for at, (_, r) in zip(first, requests, strict=True)]
+    gaps = sum(request.output_tokens - 1 for _, request in requests)
+    return Twin(float(ttft_s), sum(lasted) / gaps, present)
+
+
+def clocks(seen: Seen) -> tuple[Sequence[float], Sequence[float]]:
+    """Return moments of the load, and how much time the engine did not wait for a core until each.
+
+    After the last page there is a core for it.
+    """
+    own = [0.0]
+    for (before_s, now_s), (before, now) in zip(
+        pairwise(seen.at_s), pairwise(seen.cores), strict=True
+    ):
+        own.append(own[-1] + (now_s - before_s) * now.free_since(before))
+    return [*seen.at_s, seen.at_s[-1] + _DRAINED_S], [*own, own[-1] + _DRAINED_S]
+
+
+def saturated_per_s(hardware: Hardware) -> float:
+    """Return the rate of mean requests at which a full batch could just keep up."""
+    held = MAX_NUM_SEQS * (PROMPT_TOKENS + OUTPUT_TOKENS / 2)
+    decode_s = step_s(hardware, Step(MAX_NUM_SEQS, 0.0, held, 0.0)) / MAX_NUM_SEQS
+    prompt_s = step_s(hardware, Step(0.0, PROMPT_TOKENS, 0.0, 0.0))
+    return 1 / (OUTPUT_TOKENS * decode_s + prompt_s)
+
+
+async def measure(engine: Engine) -> AsyncIterator[Figure]:
+    """Measure steps, fit, send the same arrivals through both; three times."""
+    ttft, itl, waits, told = [], [], [], []
+    for number in range(RUNS):
+        async with undisturbed():
+            before = engine.core_time()
+            steps = await measured(engine)
+            first = fitted("llama-random/cpu/tp1", steps, KNOTS, kv_cache_tokens=65_536)
+            rate = LOADED * saturated_per_s(first)
+            seen = await run(
+                engine,
+                [Segment(rate, SPAN_S)],
+                prompt_tokens=PROMPT_TOKENS,
+                output_tokens=OUTPUT_TOKENS,
+                seed=50 + number,
+                every_s=EVERY_S,
+            )
+            # Once more: the machine may have been faster or slower while they were measured.
+            steps += await measured(engine)
+            waits.append(engine.core_time().waited_since(before))
+        table = fitted("llama-random/cpu/tp1", steps, KNOTS, kv_cache_tokens=65_536)
+        one, curves = _compared(table, seen)
+        told.append({**one, "rate_per_s": rate, "waited": waits[-1], "table": document(table)})
+        told[-1]["table_error"] = float(
+            np.mean([abs(step_s(table, step) / step.seconds - 1) for step in steps])
+        )
+        ttft.append(one["simulated_ttft_s"] / one["ttft_s"] - 1)
+        itl.append(one["simulated_itl_s"] / one["itl_s"] - 1)
+        tell(f"run {number + 1}: TTFT {ttft[-1]:+.0%}, ITL {itl[-1]:+.0%}; {one}")
+        OUT.joinpath(f"engine-queue-{number + 1}.svg").write_text(curves)
+    OUT.joinpath("engine-twin-runs.json").write_text(json.dumps(told, indent=1) + "\n")
+    for name, runs in (("mean TTFT", ttft), ("mean inter-token time", itl)):
+        value = float(np.median(np.abs(runs)))
+        yield {
+            "name": f"simulator's {name} with the engine's waits for a core, off by",
+            "value": value,
+            "unit": "of the engine's",
+            "runs": runs,
+            "target": f"median <= {WITHIN:.0%}",
+            "ok": value <= WITHIN,
+            "waited": max(waits),
+        }
+
+
+def _compared(table: Hardware, seen: Seen) -> tuple[dict[str, float], str]:
+    answered = [outcome for outcome in seen.result.outcomes if outcome.failure is None]
+    times_s = seen.at_s
+    present = [(one.running_requests or 0.0) + (one.queued_requests or 0.0) for one in seen.pages]
+    twin = simulated(table, answered, seen, shared=True)
+    alone = simulated(table, answered, seen, shared=False)
+    lasting = [one for one in answered if one.itl_s is not None and one.output_tokens > 1]
+    gaps = sum(one.output_tokens - 1 for one in lasting)
+    found = {
+        "requests": float(len(answered)),
+        "failed": float(seen.result.failed),
+        # Over the same requests as the simulator's: those in flight at the end included.
+        "ttft_s": float(np.mean([one.ttft_s for one in answered if one.ttft_s is not None])),
+        "simulated_ttft_s": twin.ttft_s,
+        "itl_s": sum((one.itl_s or 0.0) * (one.output_tokens - 1) for one in lasting) / gaps,
+        "simulated_itl_s": twin.itl_s,
+        "alone_ttft_s": alone.ttft_s,
+        "alone_itl_s": alone.itl_s,
+        "present": float(np.mean(present)),
+        "simulated_present": float(np.mean(twin.present)),
+        "present_correlation": float(np.corrcoef(present, twin.present)[0, 1]),
+    }
+    return found, drawn(times_s, {"engine": present, "simulator": twin.present})

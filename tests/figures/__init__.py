@@ -1,0 +1,1 @@
+"""Pictures that the README and the paper's readers look at, drawn from runs."""

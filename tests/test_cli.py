@@ -92,6 +92,23 @@ def test_inspect_prints_one_json_document() -> None:
     assert document["total"]["rejections_total"] == 0
 
 
+def test_inspect_of_a_gateway_says_what_it_holds_back_and_whether_its_zeros_mean_anything(
+    tmp_path: Path,
+) -> None:
+    page = tmp_path / "epp.txt"
+    page.write_text(
+        "process_start_time_seconds 1.6e+09\n"
+        'llm_d_epp_flow_control_queue_size{model_name="llama",priority="0"} 3\n'
+        'llm_d_epp_flow_control_queue_size{model_name="llama",priority="1"} 4\n'
+        'llm_d_epp_request_total{model_name="llama"} 9\n'
+    )
+    found = json.loads(run("inspect", page, "--json").stdout)
+    assert found["queued_requests"] == {"llama": 7}
+    assert found["requests_total"] == {"llama": 9}
+    assert found["zeros_known"]
+    assert 'queued_requests: {"llama": 7.0}' in run("inspect", page).stdout
+
+
 def test_inspect_of_an_unknown_engine_lists_what_it_knows_and_saw(tmp_path: Path) -> None:
     page = tmp_path / "page.txt"
     page.write_text("# TYPE node_load1 gauge\nnode_load1 0.5\nother_total 1\n")

@@ -247,6 +247,20 @@ def test_defect_11_replicas_go_a_quarter_at_a_time_and_after_a_window() -> None:
     assert fleet.spec < before / 2  # it does go, in the end
 
 
+def test_defect_11_even_without_a_window_a_quarter_goes_at_a_time() -> None:
+    policy = Policy(analysis="tokens", scale_down_window_s=0.0)
+    memory, published, spec = Memory(), [], 12
+    for number in range(10):
+        at_s = 5.0 * number
+        state = a_state(a_variant(maximum=20), usage=0.01, ready=spec, at_s=at_s)
+        planned, memory = decide(state, at_s=at_s, policy=policy, memory=memory)
+        spec = counts(planned)["llama-a100"]
+        published.append(spec)
+
+    # One of them carries all of it. Within 15 s three of 12 may go, then two of 9, then one of 7.
+    assert published == [12, 9, 9, 9, 7, 7, 7, 6, 6, 6]
+
+
 def test_defect_12_the_ranks_of_a_data_parallel_engine_are_added_up() -> None:
     """``max by (pod)`` hid all ranks but one."""
     reading_ = inspect_page(

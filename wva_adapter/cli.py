@@ -189,14 +189,23 @@ def decide(
 @click.option("--engine", help="Read it as this engine's page instead of finding out.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def inspect(source: str, engine: str | None, as_json: bool) -> None:
-    """Show what the adapter reads from an engine's page, and from which series.
+    """Show what the adapter reads from an engine's page, and from which series; or a gateway's.
 
     Example: wva-adapter inspect http://10.0.3.17:8000/metrics
     """
     from wva_adapter.collect.engines import inspect_page
     from wva_adapter.collect.engines.reading import inspect_document
+    from wva_adapter.collect.gateway import gateway_document, is_gateway, read_gateway
 
-    reading = inspect_page(_page(source), engine=engine, source=source, at_s=time.time())
+    body = _page(source)
+    if engine is None and is_gateway(body):
+        found = gateway_document(read_gateway(body, at_s=time.time(), source=source))
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+        else:
+            click.echo("\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items()))
+        return
+    reading = inspect_page(body, engine=engine, source=source, at_s=time.time())
     if as_json:
         click.echo(json.dumps(inspect_document(reading), indent=2))
     else:

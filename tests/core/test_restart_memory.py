@@ -8,9 +8,11 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from hypothesis import given, settings
 
 from tests.builders import a_state, decide
 from tests.core.test_remembered import arrivals, with_days
+from tests.core.test_rules import POLICIES, histories
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
@@ -152,3 +154,19 @@ def test_what_is_kept_of_a_fleet_is_below_a_megabyte_per_hundred_variants() -> N
     assert all(variant.fit is not None for variant in memory.variants.values())
     assert len(models) == len(memory.variants) == 1
     assert size * 100 <= 2**20  # 0.42 MiB
+
+
+@settings(max_examples=500, deadline=None)
+@given(histories(), POLICIES)
+def test_every_memory_comes_back_equal_and_decides_the_same(
+    history: list[Snapshot], policy: Policy
+) -> None:
+    memory, back = Memory(), Memory()
+    for snapshot in history:
+        planned, memory = plan(snapshot, policy, memory)
+        again, back = plan(snapshot, policy, back)
+        assert again.decisions == planned.decisions
+        back = from_document(json.loads(json.dumps(to_document(memory), allow_nan=False)))
+        assert back == memory
+        kept = bounded(memory)
+        assert from_document(json.loads(json.dumps(to_document(kept)))) == bounded(kept) == kept

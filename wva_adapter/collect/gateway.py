@@ -82,6 +82,24 @@ class GatewayPage:
     started_at_s: float | None = None
 
 
+def is_gateway(body: bytes) -> bool:
+    """Return whether a page has series that only endpoint pickers write."""
+    return any(name.encode() in body for name in (*_QUEUE, *_BYTES, *_SATURATION, *_REQUESTS))
+
+
+def gateway_document(page: GatewayPage) -> dict[str, object]:
+    """Return the page in the shape that ``inspect --json`` prints; unknown is ``None``."""
+    started = page.started_at_s
+    return {
+        "gateway": True,
+        "queued_requests": None if page.queued is None else dict(page.queued),
+        "queued_bytes": dict(page.queued_bytes),
+        "requests_total": None if page.let_through is None else dict(page.let_through),
+        "age_s": None if started is None else page.at_s - started,
+        "zeros_known": started is not None and page.at_s - started >= YOUNG_S,
+    }
+
+
 def read_gateway(body: bytes, *, at_s: float, source: str) -> GatewayPage:
     """Return what an endpoint picker's page tells.
 

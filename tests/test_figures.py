@@ -66,7 +66,7 @@ def test_the_headline_is_the_mean_over_seeds_and_leaves_out_who_served_too_few()
     ]
     of = headline.means(runs)
     assert headline.table(of).splitlines()[2].startswith("| **demand-frugal** | 98.5 / 2.5 |")
-    shown = texts(headline.picture(of, 2))
+    shown = texts(headline.picture(of, "2 seeds"))
     assert shown.count("2.5 $, 98.5 %") == 4 * (len(headline.POLICIES) - 1)
     assert "guard" not in shown
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -60,7 +61,7 @@ def table(of: Means) -> str:
     return "\n".join(lines)
 
 
-def picture(of: Means, seeds: int) -> Figure:
+def picture(of: Means, seeds: str) -> Figure:
     """Return the picture: a bar for the $ of each policy, with its share in SLO beside it."""
     panels = []
     for scenario, what in PICTURED.items():
@@ -72,10 +73,9 @@ def picture(of: Means, seeds: int) -> Figure:
                 color = _OURS if policy in OURS else color
                 bars.append(Bar(policy, usd, f"{usd:.1f} $, {share:.1f} %", color))
         panels.append(Panel(f"{scenario}, {what}", bars=bars, height=70 + 17 * len(bars)))
-    seeds_words = f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
     words = (
         "Blue: this adapter, from a guess twice too slow. Orange: what others run. Grey: fleets that know "
-        f"what will come. Mean of {seeds_words}; who is below {_LOWEST_PCT:.0f} % is left out."
+        f"what will come. Mean of {seeds}; who is below {_LOWEST_PCT:.0f} % is left out."
     )
     title = "What each autoscaler costs, and its share of requests within the SLO"
     return Figure(title, [panels[:2], panels[2:]], words=[words])
@@ -87,8 +87,15 @@ def main() -> None:
     runs = [run for source in sources for run in json.loads(Path(source).read_text())["runs"]]
     found = means(runs)
     print(table(found))
-    seeds = len({run["seed"] for run in runs})
-    Path(target).write_text(picture(found, seeds).svg(), encoding="utf-8")
+    Path(target).write_text(picture(found, _seeds(runs)).svg(), encoding="utf-8")
+
+
+def _seeds(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return of how many seeds the means are, in words; of some there may be fewer than of others."""
+    counts = Counter((run["scenario"], run["policy"]) for run in runs).values()
+    fewest, most = min(counts), max(counts)
+    words = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{words} {'seed' if most == 1 else 'seeds'}"
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ class Figure(TypedDict):
         runs: What the single runs gave, in their order: ``value`` is their median.
         target: What was asked for, in words.
         ok: Whether ``value`` meets it.
-        waited: The largest share of the time it wanted a core for which the engine got none, over
-            the runs: what others on the machine took. ``None`` where nothing tells.
+        waited: The largest share of the time for which the engine was ready to run and had no core,
+            over the runs: at most what others on the machine took, since it also yields while it
+            polls for work. ``None`` where nothing tells.
     """
 
     name: str

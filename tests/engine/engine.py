@@ -23,29 +23,23 @@ TOKEN_BUDGET = 8192
 
 _READY_WITHIN_S = 400.0
 
-_LEAST_FREE = 0.02
-
 _COMPUTES = "VLLM::Worker"
 """What the process that computes steps calls itself."""
 
 
 class CoreTime(NamedTuple):
-    """Seconds of the process that computes since it started, at a moment of a steady clock."""
+    """Seconds of the process that computes, since it started."""
 
     ran_s: float
     waited_s: float
-    at_s: float
 
     def waited_since(self, before: CoreTime) -> float:
-        """Return for which share of the time it wanted a core it got none."""
+        """Return for which share of the time it was ready to run it had no core.
+
+        It yields while it polls for work, so with little load more than others took from it.
+        """
         ran, waited = self.ran_s - before.ran_s, self.waited_s - before.waited_s
         return waited / (ran + waited) if ran + waited > 0 else 0.0
-
-    def free_since(self, before: CoreTime) -> float:
-        """Return for which share of all the time it did not wait for a core; above 0."""
-        span_s = self.at_s - before.at_s
-        waited = (self.waited_s - before.waited_s) / span_s if span_s > 0 else 0.0
-        return min(1.0, max(_LEAST_FREE, 1 - waited))
 
 
 class Engine:
@@ -158,4 +152,4 @@ def _core_time(pid: int) -> CoreTime:
                 times = (thread / "schedstat").read_text().split()
                 ran += int(times[0])
                 waited += int(times[1])
-    return CoreTime(ran / 1e9, waited / 1e9, time.monotonic())
+    return CoreTime(ran / 1e9, waited / 1e9)

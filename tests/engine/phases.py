@@ -87,7 +87,7 @@ class Phase:
         asked_per_s: The rate.
         intervals: What happened between each two pages, once the rate had settled.
         ttft_sum_s: Sum of the times to first token in them.
-        waited: For which share of the time it wanted a core the engine got none in them.
+        waited: For which share of the time it was ready to run the engine had no core in them.
     """
 
     asked_per_s: float

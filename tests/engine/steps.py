@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from tests.engine.engine import MODEL, CoreTime, Engine
+from tests.engine.engine import MODEL, Engine
 from tests.engine.phases import page
 from tests.engine.table import Step
 from wva_adapter.core.interval import interval
@@ -27,28 +27,23 @@ _FEWEST_GAPS = 20
 
 
 async def measured(engine: Engine) -> list[Step]:
-    """Return the mean time of each kind of step, from the engine's own counters.
-
-    Less what the engine waited for a core meanwhile.
-    """
+    """Return the mean time of each kind of step, from the engine's own counters."""
     found: list[Step] = []
     async with aiohttp.ClientSession() as session:
         for prompt_tokens in PROMPTS:
-            found.append(await _prompt(session, engine, prompt_tokens))
+            found.append(await _prompt(session, engine.url, prompt_tokens))
         for decoding, prompt_tokens in BATCHES:
-            found += await _batch(session, engine, decoding, prompt_tokens)
+            found += await _batch(session, engine.url, decoding, prompt_tokens)
     return found
 
 
-async def _prompt(session: aiohttp.ClientSession, engine: Engine, prompt_tokens: int) -> Step:
-    url, cores = engine.url, engine.core_time()
+async def _prompt(session: aiohttp.ClientSession, url: str, prompt_tokens: int) -> Step:
     before = await page(session, url)
     for _ in range(_EACH_PROMPT):
         await _ask(session, url, prompt_tokens, 1)
     after = await _counted(session, url, before, _EACH_PROMPT)
     prefill_s = (after.prefill_sum_s or 0.0) - (before.prefill_sum_s or 0.0)
-    free = engine.core_time().free_since(cores)
-    return Step(0.0, prompt_tokens, 0.0, free * prefill_s / _EACH_PROMPT)
+    return Step(0.0, prompt_tokens, 0.0, prefill_s / _EACH_PROMPT)
 
 
 async def _counted(
@@ -63,33 +58,31 @@ async def _counted(
 
 
 async def _batch(
-    session: aiohttp.ClientSession, engine: Engine, decoding: int, prompt_tokens: int
+    session: aiohttp.ClientSession, url: str, decoding: int, prompt_tokens: int
 ) -> Sequence[Step]:
     """Return the steps in which all of them decoded, while the batch was full."""
-    url = engine.url
-    pages: list[tuple[ReplicaSample, CoreTime]] = []
+    pages: list[ReplicaSample] = []
     before = await page(session, url)
     async with _asking(session, url, decoding, prompt_tokens) as asked:
         while not asked.done():
-            pages.append((await page(session, url), engine.core_time()))
+            pages.append(await page(session, url))
             await asyncio.sleep(_EVERY_S)
     await _counted(session, url, before, decoding)
     full = [
-        (one, cores)
-        for one, cores in pages
+        one
+        for one in pages
         if (one.ttft_count or 0) - (before.ttft_count or 0) == decoding
         and (one.successes_total or 0) == (before.successes_total or 0)
     ]
     if len(full) < 2:
         return []
-    (first, first_cores), (last, last_cores) = full[0], full[-1]
-    whole = interval(first, last)
+    whole = interval(full[0], full[-1])
     if whole is None or whole.itl_s is None or whole.itl_count < _FEWEST_GAPS:
         return []
     began = before.generation_tokens_total or 0.0
-    generated = [(one.generation_tokens_total or 0.0) - began for one in (first, last)]
+    generated = [(one.generation_tokens_total or 0.0) - began for one in (full[0], full[-1])]
     held = decoding * prompt_tokens + sum(generated) / 2
-    return [Step(decoding, 0.0, held, last_cores.free_since(first_cores) * whole.itl_s)]
+    return [Step(decoding, 0.0, held, whole.itl_s)]
 
 
 @asynccontextmanager

@@ -1,14 +1,9 @@
-"""The same arrivals through the engine and through the simulator's replica with its fitted table.
-
-The table is of steps on a core of their own. Where the engine waits for a core because others use
-the machine, the simulator's clock stands still as long: it shares the machine too.
-"""
+"""The same arrivals through the engine and through the simulator's replica with its fitted table."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +29,6 @@ LOADED = 0.7
 WITHIN = 0.15
 KNOTS = (1, 2, 4, 8, 16, 64, 256, 1024, 2048)
 EVERY_S = 1.0
-_DRAINED_S = 1e4
 OUT = Path(__file__).parent.parent.parent / "build"
 
 
@@ -46,55 +40,30 @@ class Twin(NamedTuple):
     present: Sequence[float]
 
 
-def simulated(hardware: Hardware, outcomes: Sequence[Outcome], seen: Seen, *, shared: bool) -> Twin:
-    """Return what the same requests at the same times give; means over all of them.
+def simulated(hardware: Hardware, outcomes: Sequence[Outcome], times_s: Sequence[float]) -> Twin:
+    """Return what the same requests at the same times give; means over all that finished.
 
     Args:
-        shared: Whether it waits for a core as the engine did.
+        times_s: When to count who is present, rising.
     """
     replica = Replica(hardware, max_num_seqs=MAX_NUM_SEQS)
-    wall_s, own_s = clocks(seen)
-    own_s = own_s if shared else wall_s
-    requests: list[tuple[Outcome, Request]] = []
-    coming = sorted(outcomes, key=lambda outcome: outcome.arrived_s)
-
-    def until(at_s: float) -> None:
-        while coming and coming[0].arrived_s <= at_s:
-            outcome = coming.pop(0)
-            request = Request(outcome.prompt_tokens, outcome.output_tokens)
-            own = float(np.interp(outcome.arrived_s, wall_s, own_s))
-            replica.submit(request, max(replica.now_s, own))
-            requests.append((outcome, request))
-        replica.advance(max(replica.now_s, float(np.interp(at_s, wall_s, own_s))))
-
+    waiting = sorted(outcomes, key=lambda outcome: outcome.arrived_s)
     present: list[float] = []
-    for at_s in seen.at_s:
-        until(at_s)
+    for at_s in times_s:
+        while waiting and waiting[0].arrived_s <= at_s:
+            _submit(replica, waiting.pop(0))
+        replica.advance(at_s)
         present.append(replica.running + replica.queued)
-    until(float(wall_s[-1]))
-
-    def wall(own: float | None) -> float:
-        assert own is not None
-        return float(np.interp(own, own_s, wall_s))
-
-    first = [wall(request.first_token_s) for _, request in requests]
-    ttft_s = np.mean([at - o.arrived_s for at, (o, _) in zip(first, requests, strict=True)])
-    lasted = [wall(r.finished_s) - at for at, (_, r) in zip(first, requests, strict=True)]
-    gaps = sum(request.output_tokens - 1 for _, request in requests)
-    return Twin(float(ttft_s), sum(lasted) / gaps, present)
+    for outcome in waiting:
+        _submit(replica, outcome)
+    replica.advance(replica.now_s + 3600)
+    did = replica.counters
+    return Twin(did.ttft_sum_s / did.ttft_count, did.itl_sum_s / did.itl_count, present)
 
 
-def clocks(seen: Seen) -> tuple[Sequence[float], Sequence[float]]:
-    """Return moments of the load, and how much time the engine did not wait for a core until each.
-
-    After the last page there is a core for it.
-    """
-    own = [0.0]
-    for (before_s, now_s), (before, now) in zip(
-        pairwise(seen.at_s), pairwise(seen.cores), strict=True
-    ):
-        own.append(own[-1] + (now_s - before_s) * now.free_since(before))
-    return [*seen.at_s, seen.at_s[-1] + _DRAINED_S], [*own, own[-1] + _DRAINED_S]
+def _submit(replica: Replica, outcome: Outcome) -> None:
+    request = Request(outcome.prompt_tokens, outcome.output_tokens)
+    replica.submit(request, max(replica.now_s, outcome.arrived_s))
 
 
 def saturated_per_s(hardware: Hardware) -> float:
@@ -139,7 +108,7 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
     for name, runs in (("mean TTFT", ttft), ("mean inter-token time", itl)):
         value = float(np.median(np.abs(runs)))
         yield {
-            "name": f"simulator's {name} with the engine's waits for a core, off by",
+            "name": f"simulator's {name}, off by",
             "value": value,
             "unit": "of the engine's",
             "runs": runs,
@@ -153,8 +122,7 @@ def _compared(table: Hardware, seen: Seen) -> tuple[dict[str, float], str]:
     answered = [outcome for outcome in seen.result.outcomes if outcome.failure is None]
     times_s = seen.at_s
     present = [(one.running_requests or 0.0) + (one.queued_requests or 0.0) for one in seen.pages]
-    twin = simulated(table, answered, seen, shared=True)
-    alone = simulated(table, answered, seen, shared=False)
+    twin = simulated(table, answered, times_s)
     lasting = [one for one in answered if one.itl_s is not None and one.output_tokens > 1]
     gaps = sum(one.output_tokens - 1 for one in lasting)
     found = {
@@ -165,8 +133,6 @@ def _compared(table: Hardware, seen: Seen) -> tuple[dict[str, float], str]:
         "simulated_ttft_s": twin.ttft_s,
         "itl_s": sum((one.itl_s or 0.0) * (one.output_tokens - 1) for one in lasting) / gaps,
         "simulated_itl_s": twin.itl_s,
-        "alone_ttft_s": alone.ttft_s,
-        "alone_itl_s": alone.itl_s,
         "present": float(np.mean(present)),
         "simulated_present": float(np.mean(twin.present)),
         "present_correlation": float(np.corrcoef(present, twin.present)[0, 1]),

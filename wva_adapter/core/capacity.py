@@ -64,7 +64,7 @@ _SPEED_DOUBT, _EACH_DOUBT = 1.0, 0.2
 """How far the prior may be off: by a factor common to all times, a machine slower or faster as a
 whole, and by one of each time's own; shares of the times."""
 
-_PART_DOUBT = 0.1
+_PART_DOUBT = 0.05
 """How far what the prior says of one time may be off, as a share of the steps that were seen."""
 
 _SURE, _SPEED = _NOISE**2, (_SPEED_DOUBT / _NOISE) ** 2

@@ -49,7 +49,7 @@ def test_a_change_that_needs_a_restart_is_refused_whole_and_named(path: Path) ->
     assert file.look()
     assert file.problem == (
         f"{path}: a change of listen needs a restart; without one, there can change: "
-        "cycle, guards, max_age, overrides, policy"
+        "cycle, guards, inventory, max_age, overrides, policy"
     )
     assert file.settings.policy.kv_cache_threshold == 0.7
 

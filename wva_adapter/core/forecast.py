@@ -249,7 +249,11 @@ def _climb(
         if count in (0, pieces) or weight == 0.0:
             return rate
         pieces = count
-        excess = np.maximum(demand, rate).sum(axis=0) - len(demand) * rate
+        # A moment with nothing above the rate adds exactly nothing: its weight may be the largest
+        # by far, and a rounded nothing would be taken for demand.
+        excess = demand - rate
+        np.maximum(excess, 0.0, out=excess)
+        excess = excess.sum(axis=0)
         further = (float((weights * excess).sum()) - uncovered) / weight
         if further <= 0.0:
             return rate

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.builders import a_key, a_replica, a_sample, a_state, a_variant
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.feasibility import LONGEST_WAIT_S, SHORTEST_WAIT_S
-from wva_adapter.core.fleet import Reader, Variant
+from wva_adapter.core.fleet import NodeState, Reader, Taint, Variant
 from wva_adapter.core.guards import Budget, Freeze, Guard, Hours, MaxChange, Pin, Scope
+from wva_adapter.core.inventory import Inventory, NamespaceQuota
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policy import Analysis, Policy
@@ -603,6 +604,39 @@ def gateways(at_s: float) -> st.SearchStrategy[tuple[GatewayState, ...]]:
     return st.just(()) | one.map(lambda gateway: (gateway,))
 
 
+NODES = st.none() | st.lists(
+    st.builds(
+        NodeState,
+        st.sampled_from(["n0", "n1"]),
+        st.sampled_from(["A100", "H100", None]),
+        st.none() | st.integers(0, 8),
+        st.none() | st.integers(0, 9),
+        ready=st.booleans(),
+        cordoned=st.booleans(),
+        taints=st.sampled_from([(), (Taint("gpu"),)]),
+    ),
+    max_size=2,
+    unique_by=lambda node: node.name,
+).map(tuple)
+INVENTORIES = st.builds(
+    Inventory,
+    st.dictionaries(st.sampled_from(["A100", "H100"]), st.integers(0, 9)),
+    st.lists(
+        st.builds(
+            NamespaceQuota,
+            st.just("chat"),
+            st.integers(0, 9),
+            st.sampled_from([None, "A100"]),
+        ),
+        max_size=2,
+    ).map(tuple),
+    st.booleans(),
+)
+PROPOSALS = st.none() | st.dictionaries(
+    st.sampled_from([a_key(f"v{i}") for i in range(4)]), st.integers(0, 9)
+)
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[Snapshot]:
     at_s, snapshots = 1000.0, []
@@ -614,6 +648,9 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
                 tuple(draw(states(f"v{i}")) for i in range(count)),
                 draw(gateways(at_s)),
                 guards=tuple(draw(st.lists(GUARDS, max_size=2))),
+                nodes=draw(NODES),
+                inventory=draw(INVENTORIES),
+                proposal=draw(PROPOSALS),
             )
         )
         at_s += draw(st.sampled_from([0.0, 1.0, 5.0, 5.0, 60.0, 700.0]))

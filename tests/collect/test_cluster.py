@@ -23,6 +23,7 @@ from tests.collect.test_manifests import a_node, a_pod, a_workload, an_hpa
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.cluster import ClusterSource
 from wva_adapter.errors import ClusterError, ConfigError
+from wva_adapter.kube.api import KubernetesApi, Refused
 
 pytestmark = pytest.mark.anyio
 
@@ -319,6 +320,28 @@ async def test_a_token_that_was_replaced_is_read_anew(
     api.write_kubeconfig(tmp_path / "kubeconfig", token="new")
     await eventually(lambda: replicas(source) == ["p-1", "p-2", "p-3"])
     await source.stop()
+
+
+async def test_a_request_on_its_way_outlives_the_token_that_it_began_with(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    api.token = "old"
+    connection = KubernetesApi(api.write_kubeconfig(tmp_path / "kubeconfig", token="old"))
+    async with connection.get(
+        PODS, {"watch": "true", "resourceVersion": "0", "timeoutSeconds": 9}, timeout_s=10
+    ) as watched:
+        api.token = "new"
+        with pytest.raises(Refused):
+            async with connection.get(PODS, {"limit": 500}, timeout_s=5):
+                raise AssertionError("let in with the old token")
+        api.write_kubeconfig(tmp_path / "kubeconfig", token="new")
+        async with connection.get(PODS, {"limit": 500}, timeout_s=5) as listed:
+            assert b"p-1" in await listed.read()
+        api.put(PODS, a_pod("p-9"))
+        with anyio.fail_after(5):
+            while b"p-9" not in await watched.content.readline():
+                pass
+    await connection.close()
 
 
 async def test_a_wrong_configuration_is_told_until_it_is_mended(

@@ -120,11 +120,11 @@ def test_policies_ask_for_as_much_as_by_the_recording(
     policy: str, tested: tuple[Comparison, Comparison]
 ) -> None:
     by_recording, by_prometheus = (_of(policy, found) for found in tested)
-    # A law that keeps the largest of five minutes depends on which moments it has seen: every
-    # fifth second, or every fifteenth.
-    off = 0.2 if policy == "inflight-16" else 0.1
+    # What is decided depends on which moments were seen: every fifth second, or every fifteenth.
+    # A law that keeps the largest of five minutes differs most; a step is seen some cycles later.
+    off = {"recorded": 0.1, "inflight-16": 0.2}.get(policy, 0.15)
     assert by_prometheus.replica_hours == pytest.approx(by_recording.replica_hours, rel=off)
-    assert by_prometheus.short_s == pytest.approx(by_recording.short_s, abs=45)
+    assert by_prometheus.short_s == pytest.approx(by_recording.short_s, abs=120)
 
 
 def _of(policy: str, found: Comparison) -> Judged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -50,6 +51,9 @@ class KubernetesApi:
         self._kubeconfig = kubeconfig
         self._user_agent = user_agent
         self._client: ApiClient | None = None
+        # Others' requests may be on their way when credentials are read anew: who is the last to
+        # use the former client closes it.
+        self._requests: Counter[ApiClient] = Counter()
         self._connecting = asyncio.Lock()
 
     async def connect(self) -> None:
@@ -130,6 +134,7 @@ class KubernetesApi:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         what = f"{method} {path}"
         client = await self._connected()
+        self._requests[client] += 1
         headers = {"Accept": "application/json"}
         if content_type is not None:
             headers["Content-Type"] = content_type
@@ -158,13 +163,18 @@ class KubernetesApi:
             if response is not None:
                 # What was not read to its end cannot be used for another request.
                 response.close()
+            self._requests[client] -= 1
+            if not self._requests[client]:
+                del self._requests[client]
+                if self._client is not client:
+                    await client.close()  # type: ignore[no-untyped-call]
 
     async def _refusal(
         self, client: ApiClient, response: aiohttp.ClientResponse, what: str
     ) -> Refused:
         if response.status == 401 and self._client is client:
             # A token or certificate that was replaced on disk: read it anew the next time.
-            await self.close()
+            self._client = None
         try:
             message = msgspec.json.decode(
                 await response.content.read(_MOST_OF_A_REFUSAL), type=_Status

@@ -38,6 +38,7 @@ class Fleet:
     spec: int = 2
     starting_since_s: float | None = None
     at_s: float = 1_000_000.0
+    ready_since_s: float = 999_000.0
     waiting: float = 0.0
     running: float = 8.0
     gateway_queue: float | None = None
@@ -82,7 +83,7 @@ class Fleet:
         return decided
 
     def _replica(self, name: str, unseen: bool) -> ReplicaState:
-        began_s = 999_000.0
+        began_s = self.ready_since_s
         if unseen:
             old = self.memory.replicas[self.variant.key, name].page
             return ReplicaState(
@@ -199,6 +200,23 @@ def test_requests_beyond_the_batch_that_keeps_the_slo_are_a_backlog() -> None:
     assert "waiting to be served within 60 s" in crowded.binding
     # As with a queue: what was ordered for it may go once it is worked off.
     assert crowded.keep == pytest.approx(served.keep, rel=0.05)
+
+
+def test_a_fleet_that_is_short_from_its_first_minute_learns_from_the_queue_that_it_has() -> None:
+    fleet = Fleet(ready_since_s=1_000_000.0, waiting=40.0)
+
+    def samples(seconds: float) -> int:
+        fleet.cycles(4.0, seconds)
+        fit = fleet.memory.variants[fleet.variant.key].fit
+        assert fit is not None
+        return fit.samples
+
+    assert samples(60) == 0  # the replicas warm up
+    assert samples(60) > 20
+    # What is learned by then is better than what a queue of others says.
+    enough = samples(120)
+    assert enough >= 60
+    assert samples(50) == enough
 
 
 def test_a_higher_service_level_works_a_backlog_off_sooner() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
 from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.forecast import Forecast, forecast
-from wva_adapter.core.interval import unusable
+from wva_adapter.core.interval import Interval, unusable
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
@@ -33,6 +34,9 @@ SHORTEST_LEAD_S = 1.0
 
 _CHANCE_DEVIATIONS = 2.0
 """Standard deviations of a Poisson number that surprise nobody."""
+
+_GUESSED_BELOW = 60.0
+"""With fewer whole samples, five minutes of one replica, its speed is a guess more than learned."""
 
 _SHORTEST_CYCLE_S = 4.0
 """Cycles that an onset brought forward are too short to count arrivals in."""
@@ -89,7 +93,8 @@ def analyze_demand(
     learned = replace(
         learned, gateway=gateway if counted else past.gateway, shape=past.shape.learn(news)
     )
-    variants = _learn(states, pages, memory)
+    usable = {state.variant.key: _usable(state, pages, memory) for state in states}
+    variants = _learn(states, pages, usable, memory)
     rates = {
         state.variant.key: _rate(state, variants[state.variant.key], learned.shape, policy)
         for state in states
@@ -118,12 +123,7 @@ def analyze_demand(
         # What is on its way is credited for the backlog: taken literally, that would cancel it.
         need = max(need, supply)
     ratio = strained(
-        (
-            done
-            for state in states
-            for replica, done in pages.news.get(state.variant.key, ())
-            if unusable(done, replica) is None
-        ),
+        chain.from_iterable(usable.values()),
         policy.slo_ttft_s,
         policy.slo_itl_s,
     )
@@ -215,21 +215,35 @@ def _through(
     return grown, now.at_s - before.at_s
 
 
+def _usable(state: VariantState, pages: Pages, memory: Memory) -> list[Interval]:
+    """Return what a variant's new pages say of its speed.
+
+    A queue that others left says less than an own one, but more than a guess: replicas of a fleet
+    that is short from its first minute never have another, and it would stay short.
+    """
+    key = state.variant.key
+    fit = memory.variants.get(key, VariantMemory()).fit
+    guessed = fit is None or fit.weight < _GUESSED_BELOW
+    return [
+        done
+        for replica, done in pages.news.get(key, ())
+        if unusable(done, replica, caught_up=guessed or pages.of(state, replica).caught_up) is None
+    ]
+
+
 def _learn(
-    states: Sequence[VariantState], pages: Pages, memory: Memory
+    states: Sequence[VariantState],
+    pages: Pages,
+    usable: Mapping[VariantKey, Sequence[Interval]],
+    memory: Memory,
 ) -> Mapping[VariantKey, VariantMemory]:
     """Return what is remembered of the variants, with what their new pages teach."""
     learned: dict[VariantKey, VariantMemory] = {}
     for state in states:
         key = state.variant.key
         past = memory.variants.get(key, VariantMemory())
-        usable = [
-            done
-            for replica, done in pages.news.get(key, ())
-            if unusable(done, replica, caught_up=pages.of(state, replica).caught_up) is None
-        ]
         fit = past.fit
-        if fit is None or (fit.samples == 0 and not usable):
+        if fit is None or (fit.samples == 0 and not usable[key]):
             fit = fresh_fit(_prior(state, states, memory))
         sizes = [
             page.kv_cache_tokens
@@ -238,7 +252,7 @@ def _learn(
         ]
         learned[key] = replace(
             past,
-            fit=fit.learn(usable),
+            fit=fit.learn(usable[key]),
             kv_cache_tokens=median(sizes) if sizes else past.kv_cache_tokens,
         )
     return learned

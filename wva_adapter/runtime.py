@@ -376,12 +376,12 @@ class Adapter:
         now_s = self._clock()
         guards = self._settings.guards.at(now_s)
         snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, guards)
-        snapshot = replace(snapshot, gateways=self._gateways.states(snapshot.variants))
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts
         snapshot = replace(
             snapshot,
+            gateways=self._gateways.states(snapshot.variants),
             inventory=self._settings.inventory.to_inventory(),
             proposal=self._solver.proposal,
             nodes=self._nodes(),
@@ -399,8 +399,9 @@ class Adapter:
 
     def _nodes(self) -> tuple[NodeState, ...] | None:
         """Return the nodes where they bound what is added; else nobody asks for them."""
-        fixed = self._settings.inventory.fixed_nodes and self._cluster is not None
-        return self._cluster.nodes if fixed and self._cluster is not None else None
+        if self._cluster is None or not self._settings.inventory.fixed_nodes:
+            return None
+        return self._cluster.nodes
 
     def _record(self, snapshot: Snapshot, before: Memory, decided: Plan) -> None:
         if self._recorder is None:

@@ -85,11 +85,9 @@ class InventorySection(Section):
 def _draw(one: AcceleratorSection) -> Draw | None:
     if one.idle_w is None and one.tdp_w is None:
         return None
-    known = DRAWS.get(one.name)
-    full_w = one.tdp_w
-    if full_w is None:
-        full_w = 0.0 if known is None else known.full_w
-    return Draw(full_w / 5 if one.idle_w is None else one.idle_w, full_w)
+    known = DRAWS.get(one.name, Draw(0.0, 0.0))
+    typical = known if one.tdp_w is None else Draw.of_tdp(one.tdp_w)
+    return typical if one.idle_w is None else Draw(one.idle_w, typical.full_w)
 
 
 def _unknown(where: str, name: str, described: set[str]) -> Iterator[str]:

@@ -30,6 +30,11 @@ class Draw:
                 f"want 0 <= idle_w <= tdp_w, got idle_w={self.idle_w:g}, tdp_w={self.full_w:g}"
             )
 
+    @classmethod
+    def of_tdp(cls, full_w: float) -> Draw:
+        """Return what is typical of a device with this thermal design power."""
+        return cls(_IDLE_SHARE * full_w, full_w)
+
     def at(self, share: float) -> float:
         """Return the watts at a share of the load that it can carry, 0 to 1.
 
@@ -69,9 +74,7 @@ _FULL_W = {
 """Thermal design power by the data sheets of NVIDIA (the SXM form where there are several), AMD
 and Intel."""
 
-DRAWS: Mapping[str, Draw] = {
-    name: Draw(_IDLE_SHARE * full_w, full_w) for name, full_w in _FULL_W.items()
-}
+DRAWS: Mapping[str, Draw] = {name: Draw.of_tdp(full_w) for name, full_w in _FULL_W.items()}
 """What devices draw where the operator does not say."""
 
 UNKNOWN = DRAWS["A100"]

@@ -21,7 +21,7 @@ import click
 
 from wva_adapter import __version__
 from wva_adapter.errors import CollectError, ConfigError, WvaError
-from wva_adapter.flags import Duration, ServingCommand, overrides, serving_flags
+from wva_adapter.flags import Command, Duration, ServingCommand, overrides, serving_flags
 from wva_adapter.logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -268,6 +268,44 @@ def explain(
     click.echo(response.text.rstrip("\n"))
 
 
+def _kept_or_shown(command: Command) -> Command:
+    """Give a command the options that say where its tables go as a document or a page."""
+    command = click.option(
+        "--html",
+        "html_file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="A page for a browser, which needs nothing else.",
+    )(command)
+    return click.option(
+        "--json",
+        "json_file",
+        is_flag=False,
+        flag_value="-",
+        default=None,
+        metavar="[FILE]",
+        help="One JSON document, there or to stdout in place of the tables.",
+    )(command)
+
+
+def _check_files(json_file: str | None, html_file: Path | None) -> None:
+    """Open what is to be written, so that it is refused before the work and not after it."""
+    from wva_adapter.sim.report import open_file
+
+    for option, file in (("--html", html_file), ("--json", json_file)):
+        if file is not None and file != "-":
+            open_file(option, Path(file))
+
+
+def _keep_document(document: dict[str, Any], json_file: str | None) -> bool:
+    """Write the document where it was asked for; return whether the tables are to be shown."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    if json_file == "-":
+        click.echo(text)
+    elif json_file is not None:
+        Path(json_file).write_text(text + "\n")
+    return json_file != "-"
+
+
 @commands.command()
 @click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
 @click.option(
@@ -304,21 +342,7 @@ def explain(
 @click.option("--slo-itl-s", type=click.FloatRange(0, min_open=True), help="Bound on ITL.")
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), help="Clients' patience.")
 @click.option("--grace-s", type=click.FloatRange(0), help="What a removed pod has to finish.")
-@click.option(
-    "--json",
-    "json_file",
-    is_flag=False,
-    flag_value="-",
-    default=None,
-    metavar="[FILE]",
-    help="One JSON document, there or to stdout in place of the table.",
-)
-@click.option(
-    "--html",
-    "html_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A page for a browser, which needs nothing else.",
-)
+@_kept_or_shown
 def simulate(
     scenarios: tuple[str, ...],
     policies: tuple[str, ...],
@@ -335,7 +359,7 @@ def simulate(
     """
     from rich.console import Console
 
-    from wva_adapter.sim.report import open_file, page
+    from wva_adapter.sim.report import page
     from wva_adapter.sim.table import shown, tables
     from wva_adapter.sim.workers import Changes, Job, check, work_all
 
@@ -347,19 +371,12 @@ def simulate(
         for seed in seeds
     ]
     check(asked)
-    for option, file in (("--html", html_file), ("--json", json_file)):
-        if file is not None and file != "-":
-            open_file(option, Path(file))
+    _check_files(json_file, html_file)
     with shown(asked) as progress:
         done = work_all(asked, progress, processes=jobs)
     if html_file is not None:
         html_file.write_text(page(done), encoding="utf-8")
-    document = json.dumps({"runs": [run.document() for run in done]}, indent=2, allow_nan=False)
-    if json_file == "-":
-        click.echo(document)
-    else:
-        if json_file is not None:
-            Path(json_file).write_text(document + "\n")
+    if _keep_document({"runs": [run.document() for run in done]}, json_file):
         for table in tables(done):
             Console().print(table)
     if len(done) < len(asked):
@@ -388,21 +405,7 @@ def simulate(
     type=Duration(),
     help="Only so long before the end, such as 7d; of a Prometheus, 1h if not said.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    is_flag=False,
-    flag_value="-",
-    default=None,
-    metavar="[FILE]",
-    help="One JSON document, there or to stdout in place of the tables.",
-)
-@click.option(
-    "--html",
-    "html_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A page for a browser, which needs nothing else.",
-)
+@_kept_or_shown
 def backtest(
     source: str,
     policies: tuple[str, ...],
@@ -418,12 +421,9 @@ def backtest(
 
     from wva_adapter.backtest import check, of_recording, of_url, remarks, shown, tables
     from wva_adapter.backtest.page import page
-    from wva_adapter.sim.report import open_file
 
     check(policies)
-    for option, file in (("--html", html_file), ("--json", json_file)):
-        if file is not None and file != "-":
-            open_file(option, Path(file))
+    _check_files(json_file, html_file)
     with shown() as on_share:
         if source.startswith(("http://", "https://")):
             tested = of_url(source, policies, since_s=since, now_s=time.time(), on_share=on_share)
@@ -431,12 +431,7 @@ def backtest(
             tested = of_recording(Path(source), policies, since_s=since, on_share=on_share)
     if html_file is not None:
         html_file.write_text(page(tested), encoding="utf-8")
-    document = json.dumps(tested.document(), indent=2, allow_nan=False)
-    if json_file == "-":
-        click.echo(document)
-    else:
-        if json_file is not None:
-            Path(json_file).write_text(document + "\n")
+    if _keep_document(tested.document(), json_file):
         for table in tables(tested):
             Console().print(table)
         click.echo("\n".join(remarks(tested)))

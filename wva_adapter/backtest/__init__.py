@@ -18,12 +18,23 @@ from wva_adapter.core.snapshot import Snapshot
 from wva_adapter.errors import CollectError, ConfigError
 from wva_adapter.sim.backtest import Backtest, backtest, check_policy
 from wva_adapter.sim.hindsight import LONGEST_GAP_S, Judged, Span
+from wva_adapter.sim.table import of_policies
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _HOUR_S = 3600.0
 _SHOWN_SPANS = 5
+_HEADINGS = (
+    "replica h",
+    "$",
+    "enough %",
+    "short %",
+    "unknown %",
+    "fewer %",
+    "more %",
+    "turns",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,30 +224,8 @@ class _Read:
 
 def tables(tested: Comparison) -> Iterator[Table]:
     """Return a table for each model, the counts that really ran first."""
-    from rich.table import Table
-
     for model in tested.found.moments:
-        table = Table(
-            title=f"{model[0]}/{model[1]}",
-            title_justify="left",
-            title_style="bold",
-            box=None,
-            padding=(0, 0, 0, 1),
-            pad_edge=False,
-        )
-        table.add_column("policy", no_wrap=True)
-        headings = (
-            "replica h",
-            "$",
-            "enough %",
-            "short %",
-            "unknown %",
-            "fewer %",
-            "more %",
-            "turns",
-        )
-        for heading in headings:
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = of_policies(f"{model[0]}/{model[1]}", _HEADINGS)
         for judged in tested.found.judged:
             if judged.model == model:
                 table.add_row(judged.policy, *_cells(judged))

@@ -19,22 +19,10 @@ _HEADINGS = ("in SLO %", "tok/s", "failed %", "$", "kWh", "pods", "turns/h", "p9
 
 def tables(done: Sequence[Done]) -> Iterator[Table]:
     """Return a table for each scenario, policies in the order in which they were asked for."""
-    from rich.table import Table
-
     for name, found in groupby(done, key=lambda d: d.job.scenario):
         runs = list(found)
         seeds = len({run.job.seed for run in runs})
-        table = Table(
-            title=f"{name}, {seeds} {'seed' if seeds == 1 else 'seeds'}",
-            title_justify="left",
-            title_style="bold",
-            box=None,
-            padding=(0, 0, 0, 1),
-            pad_edge=False,
-        )
-        table.add_column("policy", no_wrap=True)
-        for heading in _HEADINGS:
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = of_policies(f"{name}, {seeds} {'seed' if seeds == 1 else 'seeds'}", _HEADINGS)
         for policy, its in groupby(runs, key=lambda d: d.job.policy):
             table.add_row(policy, *_cells(list(its)))
         if any(run.outcome.offline for run in runs):
@@ -43,6 +31,24 @@ def tables(done: Sequence[Done]) -> Iterator[Table]:
                 f"offline: at least {in_time:,} of {runs[0].outcome.offline:,} requests in time"
             )
         yield table
+
+
+def of_policies(title: str, headings: Sequence[str]) -> Table:
+    """Return an empty table whose rows are policies, with a column of figures per heading."""
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+    )
+    table.add_column("policy", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _cells(runs: Sequence[Done]) -> Iterator[str]:

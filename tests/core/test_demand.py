@@ -202,6 +202,28 @@ def test_requests_beyond_the_batch_that_keeps_the_slo_are_a_backlog() -> None:
     assert crowded.keep == pytest.approx(served.keep, rel=0.05)
 
 
+def test_none_goes_while_batches_are_fuller_than_the_slo_allows() -> None:
+    # Engines with places left let everybody in: nobody waits, and everybody is slow.
+    fleet = Fleet(ready=12, spec=12, running=20.0)
+    fleet.cycles(6.0, 600)
+    assert only(fleet.cycle(6.0)).desired < 12
+
+    fleet.running = 400.0
+    crowded = fleet.cycle(6.0)
+
+    assert only(crowded).desired >= 12
+    assert "more than the SLO allows, so none goes" in said(crowded)
+
+
+def test_each_decision_adds_its_step_to_what_was_asked_for_before_though_nobody_looked() -> None:
+    fleet = Fleet(ready=2, spec=2)
+    fleet.cycles(4.0, 300)
+
+    asked = [only(fleet.cycle(400.0)).desired for _ in range(3)]
+
+    assert asked == [10, 18, 26]
+
+
 def test_a_fleet_that_is_short_from_its_first_minute_learns_from_the_queue_that_it_has() -> None:
     fleet = Fleet(ready_since_s=1_000_000.0, waiting=40.0)
 
@@ -228,7 +250,7 @@ def test_a_higher_service_level_works_a_backlog_off_sooner() -> None:
         fleet.gateway_queue = 2000.0
         extra[level] = fleet.cycle(8.0).loads[0].need - before.need
 
-    assert extra["premium"] == pytest.approx(2 * extra["balanced"], rel=0.15)
+    assert extra["premium"] == pytest.approx(6 * extra["balanced"], rel=0.15)
 
 
 def test_a_queue_at_the_gateway_counts_as_waiting() -> None:

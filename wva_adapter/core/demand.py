@@ -116,10 +116,11 @@ def analyze_demand(
     )
     arriving = max(expected.level_per_s, expected.rate_per_s)
     crowd = _crowd(states, pages, rates, seen)
-    backlog = _carried(seen.waiting + crowd, arriving, ready, on_their_way, lead_s)
+    delayed = seen.waiting + crowd
+    backlog = _carried(delayed, arriving, ready, on_their_way, lead_s)
     need = base + backlog / level.drain_s
     supply = present * utilization.of(replicas)
-    if seen.waiting >= 1:
+    if delayed >= 1:
         # What is on its way is credited for the backlog: taken literally, that would cancel it.
         need = max(need, supply)
     ratio = strained(
@@ -144,7 +145,7 @@ def analyze_demand(
         window_s=policy.window_s(expected.confidence),
         utilization=utilization,
         binding=_binding(
-            base, backlog, level.drain_s, need, supply, seen, utilization.of(replicas), less
+            base, backlog, level.drain_s, need, supply, seen, crowd, utilization.of(replicas), less
         ),
         notes=_notes(expected, rates, seen),
         whole_fleet=True,
@@ -373,6 +374,7 @@ def _binding(
     need: float,
     supply: float,
     seen: Seen,
+    crowd: float,
     utilization: float,
     less: float,
 ) -> str:
@@ -385,6 +387,8 @@ def _binding(
     )
     if seen.waiting >= 1:
         words += f"; {seen.waiting:g} wait, so none goes"
+    elif seen.waiting + crowd >= 1:
+        words += f"; batches hold {crowd:.0f} more than the SLO allows, so none goes"
     if less:
         words += f"; replicas count for {less:.0%} less, since clients waited longer than the SLO"
     return words

@@ -24,11 +24,14 @@ class Standing:
     Attributes:
         current: The count its scale target asks for.
         exists: Those of them that are there or will be: all but the ones without a place.
+        asked: Those that exist, and what was published last beyond the target's count: who reads it
+            has not looked since.
         infeasible: Why nothing is added; ``None`` where it may be.
     """
 
     current: int
     exists: int
+    asked: int
     infeasible: str | None
 
 
@@ -73,9 +76,14 @@ def notice(past: VariantMemory, state: VariantState, at_s: float, policy: Policy
 def standing(past: VariantMemory, state: VariantState, at_s: float) -> Standing:
     """Return what a variant has, whose count is known, and whether it may have more."""
     current, setback = state.spec_replicas or 0, past.setback
-    if setback is None:
-        return Standing(current, current, None)
-    return Standing(current, max(0, current - setback.blocked), setback.infeasible(at_s))
+    exists = current if setback is None else max(0, current - setback.blocked)
+    published = past.published.entries[-1][1] if past.published.entries else current
+    return Standing(
+        current,
+        exists,
+        exists + max(0, int(published) - current),
+        None if setback is None else setback.infeasible(at_s),
+    )
 
 
 def _missing(state: VariantState) -> int:

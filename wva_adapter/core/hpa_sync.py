@@ -85,7 +85,7 @@ class Behavior:
 
 
 RECOMMENDED = Behavior(
-    Direction(0.0, (Rate("Percent", 100, 15.0), Rate("Pods", 4, 15.0)), tolerance=0.0),
+    Direction(0.0, (Rate("Percent", 100, 15.0), Rate("Pods", 20, 15.0)), tolerance=0.0),
     Direction(0.0, (Rate("Percent", 100, 15.0),), tolerance=0.0),
 )
 """What suits a reader of this adapter, which settles by itself and knows no tolerance."""

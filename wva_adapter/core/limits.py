@@ -86,7 +86,7 @@ def _request(
         )
         if rises and standing.infeasible is None:
             # What a sibling does not get it may take over.
-            highest = max(highest, decision.current + policy.max_up_step)
+            highest = max(highest, standing.asked + policy.max_up_step)
             if variant.max_replicas is not None:
                 highest = max(decision.desired, min(highest, variant.max_replicas))
         options.append(

@@ -230,7 +230,7 @@ def _raised(
         there, highest = standings[state.variant.key], state.variant.max_replicas
         ceiling = there.exists
         if there.infeasible is None:
-            ceiling += of_variant[state.variant.key].max_up_step
+            ceiling = there.asked + of_variant[state.variant.key].max_up_step
         if highest is not None:
             ceiling = min(ceiling, highest)
         bounds.append((there.exists, max(there.exists, ceiling)))

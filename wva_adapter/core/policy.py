@@ -36,12 +36,12 @@ class Level(NamedTuple):
 
 
 LEVELS: Mapping[str, Level] = {
-    "frugal": Level(Utilization(), 0.95, 1.0, 2.0, 300.0, 120.0, 60.0),
+    "frugal": Level(Utilization(), 0.95, 0.5, 2.0, 300.0, 120.0, 60.0),
     "balanced": Level(
-        Utilization(slack=0.15, lowest=0.85, highest=0.96), 0.98, 1.0, 2.0, 300.0, 120.0, 60.0
+        Utilization(slack=0.15, lowest=0.85, highest=0.96), 0.98, 0.5, 2.0, 300.0, 120.0, 60.0
     ),
     "premium": Level(
-        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0, 30.0
+        Utilization(slack=0.3, lowest=0.80, highest=0.95), 0.995, 2.5, 16.0, 720.0, 720.0, 10.0
     ),
 }
 """Settled in the simulator over all its scenarios: goodput against cost."""
@@ -77,7 +77,8 @@ class Policy:
         max_down_share: Largest share of a variant's replicas removed per ``down_period_s``; one
             replica may always go.
         down_period_s: The period of ``max_down_share``.
-        max_up_step: Most replicas added to one variant per decision.
+        max_up_step: Most replicas added to one variant per decision, to those that are there and
+            those that were asked for and have not been ordered yet.
         change_penalty: Share of a replica's cost that a change of its variant must save, so that
             equal plans do not swap.
         scale_to_zero: Whether a model that nobody asks for may lose its last replica.

@@ -209,9 +209,9 @@ def _objections(
     carried = _carried(counts, load, case)
     current = {key: case.states[key].spec_replicas or 0 for key in counts}
     for key, count in counts.items():
-        most = case.policies[key].max_up_step
-        if count > current[key] + most:
-            yield f"{key.name}: at most {most} more than {current[key]} per decision (max_up_step)"
+        most, asked = case.policies[key].max_up_step, case.standings[key].asked
+        if count > asked + most:
+            yield f"{key.name}: at most {most} more than {asked} per decision (max_up_step)"
     lacking = load.need - carried
     if lacking > _ROUNDING * max(1.0, load.need):
         yield (

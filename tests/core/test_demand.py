@@ -41,6 +41,7 @@ class Fleet:
     ready_since_s: float = 999_000.0
     waiting: float = 0.0
     running: float = 8.0
+    busy: int | None = None
     gateway_queue: float | None = None
     frozen: frozenset[str] = frozenset()
     memory: Memory = field(default_factory=Memory)
@@ -51,9 +52,10 @@ class Fleet:
         """Let 5 s pass in which ``rate`` requests per second are served, and decide."""
         self.at_s += CYCLE_S
         names = [f"r{i}" for i in range(self.ready)]
-        for name in names:
+        served = names[: self.busy]
+        for name in served:
             if name not in self.frozen:
-                self.served[name] = self.served.get(name, 0.0) + rate * CYCLE_S / len(names)
+                self.served[name] = self.served.get(name, 0.0) + rate * CYCLE_S / len(served)
         replicas = [self._replica(name, name in unseen) for name in names]
         created_s = self.at_s if self.starting_since_s is None else self.starting_since_s
         replicas += [
@@ -94,7 +96,7 @@ class Fleet:
             replica=name,
             at_s=self.at_s,
             awake=True,
-            kv_cache_usage=0.1,
+            kv_cache_usage=0.1 if self.busy is None or not n else 0.99,
             kv_cache_tokens=400_000,
             running_requests=self.running,
             queued_requests=self.waiting / self.ready,
@@ -166,6 +168,23 @@ def test_nothing_goes_while_requests_wait() -> None:
     held = fleet.cycle(4.0)
     assert only(held).desired == 8
     assert "4 wait, so none goes" in said(held)
+
+
+def test_the_load_of_saturated_replicas_must_fit_the_rest_too() -> None:
+    policy = Policy(scale_down_window_s=0, down_period_s=5)
+    evenly = Fleet(ready=8, spec=8, policy=policy)
+    evenly.cycles(40.0, 300)
+    two_full = Fleet(ready=8, spec=8, busy=2, policy=policy)
+    two_full.cycles(40.0, 300)
+
+    seen = two_full.cycle(40.0)
+
+    # Six replicas are idle and two have all: what stays must carry the 40 req/s of all eight.
+    load = seen.loads[0]
+    assert load.demand == pytest.approx(evenly.cycle(40.0).loads[0].demand, rel=0.01)
+    stays = only(seen).desired
+    assert stays * load.capacity[a_key()] * load.utilization.of(stays) >= 40.0
+    assert stays > 2
 
 
 def test_a_drop_is_followed_after_the_window_and_in_steps() -> None:

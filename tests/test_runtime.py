@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -390,6 +391,26 @@ async def test_an_api_group_of_another_is_told_and_everything_else_goes_on(
             await eventually(lambda: "the API group belongs to another adapter" in caplog.text)
             assert (await client.get("/readyz")).status_code == 200
             assert (await client.get("/metrics")).status_code == 200
+    finally:
+        await api.stop()
+
+
+async def test_the_nodes_of_a_cluster_are_in_its_snapshots_and_none_are_known_without_one(
+    tmp_path: Path,
+) -> None:
+    api = RegistryApi()
+    await api.start()
+    api.write_kubeconfig(tmp_path / "kubeconfig")
+    text = f"{SETTINGS}cluster: {{kubeconfig: kubeconfig}}\nauthentication: {{skip_lookup: true}}\n"
+    try:
+        for settings, nodes in ((text, ()), (SETTINGS, None)):
+            async with (
+                an_engine() as engine,
+                serving(tmp_path, engine, text=settings) as (it, door),
+            ):
+                await until(partial(_has_value, door))
+                assert it.snapshot is not None
+                assert it.snapshot.nodes == nodes
     finally:
         await api.stop()
 

@@ -18,7 +18,6 @@ from wva_adapter.collect.record import Recorder
 from wva_adapter.collect.scrape import Scraper
 from wva_adapter.collect.static import StaticSource
 from wva_adapter.core.decision import Decision, Plan
-from wva_adapter.core.fleet import NodeState
 from wva_adapter.core.guards import budget_problems
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
@@ -384,7 +383,7 @@ class Adapter:
             gateways=self._gateways.states(snapshot.variants),
             inventory=self._settings.inventory.to_inventory(),
             proposal=self._solver.proposal,
-            nodes=self._nodes(),
+            nodes=None if self._cluster is None else self._cluster.nodes,
         )
         before = self._memory
         decided, self._memory = plan(snapshot, self._policies, before)
@@ -396,12 +395,6 @@ class Adapter:
         self._telemetry.count_escapes(self._last, decided)
         self._last = decided
         self._telemetry.observe_cycle(time.perf_counter() - started_s)
-
-    def _nodes(self) -> tuple[NodeState, ...] | None:
-        """Return the nodes where they bound what is added; else nobody asks for them."""
-        if self._cluster is None or not self._settings.inventory.fixed_nodes:
-            return None
-        return self._cluster.nodes
 
     def _record(self, snapshot: Snapshot, before: Memory, decided: Plan) -> None:
         if self._recorder is None:

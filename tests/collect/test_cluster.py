@@ -107,6 +107,17 @@ async def test_what_changes_is_in_view_at_once(api: ApiServer, source: ClusterSo
     assert len(api.lists(PODS)) == 1  # all of it came as events
 
 
+async def test_nodes_are_known_where_all_pods_are_seen(
+    api: ApiServer, source: ClusterSource, clock: Clock, tmp_path: Path
+) -> None:
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
+    api.put(PODS, {**a_pod("p-3"), "spec": {"nodeName": "n0", "containers": [gpu]}})
+    await eventually(lambda: [n.requested for n in source.nodes or ()] == [2])
+
+    part = a_source(api, tmp_path, clock, namespaces=["chat"])
+    assert part.nodes is None
+
+
 async def test_a_long_list_comes_in_pages(api: ApiServer, clock: Clock, tmp_path: Path) -> None:
     api.page_size = 4
     for i in range(3, 11):

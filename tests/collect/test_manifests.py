@@ -12,7 +12,7 @@ from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.autoscalers import parse_quantity
 from wva_adapter.collect.manifests import Described, Objects, describe
 from wva_adapter.collect.objects import Autoscaler, Node, Pod, ScaledObject, Workload
-from wva_adapter.collect.pods import read_replica
+from wva_adapter.collect.pods import DELETION_COST, read_replica
 from wva_adapter.core.fleet import Reader, VariantKey
 from wva_adapter.core.snapshot import Phase
 
@@ -411,6 +411,20 @@ def test_a_pod_is_a_replica_with_its_phase_and_age() -> None:
     assert read_replica(msgspec.convert(a_pod(ready=False), Pod)).phase is Phase.STARTING
     # It answers its readiness probe still, and is on its way out.
     assert read_replica(msgspec.convert(a_pod(terminating=True), Pod)).phase is Phase.TERMINATING
+
+
+def test_a_pod_says_in_which_order_its_controller_removes_it() -> None:
+    def read(name: str = "llama-7", owner: str = "ReplicaSet", **annotations: str) -> list[object]:
+        pod = a_pod(name, annotations={f"{DELETION_COST}": v for v in annotations.values()})
+        pod["metadata"]["ownerReferences"] = [{"kind": owner, "name": "llama"}]
+        view = read_replica(msgspec.convert(pod, Pod))
+        return [view.node, view.deletion_cost, view.ordinal]
+
+    assert read() == ["n0", None, None]
+    assert read(cost="-10") == ["n0", -10, None]
+    # As the controller does: what is no number counts for nothing.
+    assert read(cost="+5") == read(cost="05") == read(cost="low") == ["n0", None, None]
+    assert read(owner="StatefulSet") == ["n0", None, 7]
 
 
 def test_pods_that_ended_are_no_replicas() -> None:

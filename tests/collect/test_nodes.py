@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from wva_adapter.collect.nodes import read_nodes, read_tolerations
+from wva_adapter.collect.nodes import NodeReader, read_tolerations
 from wva_adapter.collect.objects import Node, Pod, PodSpec
 from wva_adapter.core.fleet import NodeState, Taint, Toleration
 from wva_adapter.kube.meta import ObjectKey
@@ -47,11 +47,13 @@ def a_pod(name: str, node: str = "n0", devices: int = 1, phase: str = "Running")
     return msgspec.convert(document, Pod)
 
 
-def read(nodes: list[Node], pods: list[Pod]) -> tuple[NodeState, ...]:
+def read(
+    nodes: list[Node], pods: list[Pod], reader: NodeReader | None = None
+) -> tuple[NodeState, ...]:
     def by_place(things: list[Any]) -> dict[ObjectKey, Any]:
         return {thing.metadata.key: thing for thing in things}
 
-    return read_nodes(by_place(nodes), by_place(pods))
+    return (reader or NodeReader()).read(by_place(nodes), by_place(pods))
 
 
 def test_what_any_pod_requested_is_not_free() -> None:
@@ -60,6 +62,14 @@ def test_what_any_pod_requested_is_not_free() -> None:
     )
     assert node == NodeState("n0", "H100", 8, 6)
     assert node.free == 2
+
+
+def test_what_was_read_once_is_read_again_where_it_changed() -> None:
+    reader, pods = NodeReader(), [a_pod("a", devices=4), a_pod("b", devices=2)]
+    assert read([a_node()], pods, reader)[0].free == 2
+    assert read([a_node()], [pods[0], a_pod("b", devices=3)], reader)[0].free == 1
+    assert read([a_node()], [a_pod("a", node="n1", devices=4), pods[1]], reader)[0].free == 6
+    assert read([a_node()], pods[:1], reader)[0].free == 4
 
 
 def test_pods_that_ended_hold_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from wva_adapter.collect.objects import Node, PodSpec
 
@@ -24,6 +25,7 @@ _VENDORS = {"AMD", "GEFORCE", "INSTINCT", "INTEL", "NVIDIA", "TESLA"}
 _FORM = re.compile(r"PCIE?|SXM\d*|NVL|OAM|HBM\d\w*|\d+GI?B|SHARED|GENERATION", re.IGNORECASE)
 
 
+@lru_cache(256)
 def normalise(product: str) -> str:
     """Return the device type that a product name stands for.
 

@@ -29,6 +29,8 @@ class ReplicaView:
         unscheduled: Why it has no node, as the scheduler puts it; ``None`` where nothing says.
         unscheduled_since_s: Unix time since when it has none; ``None`` where nothing says.
         node: The node that it runs on; ``None`` where it has none yet, or nothing says.
+        deletion_cost: The lower, the sooner its controller removes it; ``None`` where nothing says.
+        ordinal: Its place in a StatefulSet, whose highest goes first; ``None`` in any other.
     """
 
     uid: str
@@ -41,6 +43,8 @@ class ReplicaView:
     unscheduled: str | None = None
     unscheduled_since_s: float | None = None
     node: str | None = None
+    deletion_cost: int | None = None
+    ordinal: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +140,7 @@ def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
         node=view.node,
         unscheduled=view.unscheduled,
         unscheduled_since_s=view.unscheduled_since_s,
+        uid=view.uid,
+        deletion_cost=view.deletion_cost,
+        ordinal=view.ordinal,
     )

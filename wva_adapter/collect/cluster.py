@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.manifests import ANYBODY, CONFIG_ENABLED, Described, Objects, describe
-from wva_adapter.collect.nodes import read_nodes
+from wva_adapter.collect.nodes import NodeReader
 from wva_adapter.collect.objects import (
     Autoscaler,
     ConfigMap,
@@ -83,6 +83,7 @@ class ClusterSource:
         self._system = system
         self._described = Described()
         self._everywhere = not namespaces
+        self._node_reader = NodeReader()
         self._node_states: tuple[NodeState, ...] | None = None
         self._thresholds = Thresholds()
         self._thresholds_of: object = None
@@ -144,7 +145,7 @@ class ClusterSource:
         """The nodes with accelerators; ``None`` where pods of some namespaces are not seen."""
         self._refresh()
         if self._node_states is None and self._everywhere:
-            self._node_states = read_nodes(_merged(self._nodes), _merged(self._pods))
+            self._node_states = self._node_reader.read(_merged(self._nodes), _merged(self._pods))
         return self._node_states
 
     def thresholds(self, base: Policies) -> Thresholds:

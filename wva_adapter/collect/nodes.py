@@ -17,20 +17,36 @@ _ENDED = ("Succeeded", "Failed")
 _KEEPS_OFF = ("NoSchedule", "NoExecute")
 
 
-def read_nodes(
-    nodes: Mapping[ObjectKey, Node], pods: Mapping[ObjectKey, Pod]
-) -> tuple[NodeState, ...]:
-    """Return the nodes that have accelerators, in the order of their names.
+class NodeReader:
+    """Reads the nodes again and again; what a pod requests is worked out once."""
 
-    Args:
-        nodes: Every node of the cluster.
-        pods: Every pod of the cluster, whoever owns it: what it requested is not free.
-    """
-    requested: dict[str, int] = {}
-    for pod in pods.values():
-        name = pod.spec.node_name
-        if name and pod.status.phase not in _ENDED:
-            requested[name] = requested.get(name, 0) + accelerators_per_replica(pod.spec)
+    def __init__(self) -> None:
+        self._devices: dict[ObjectKey, tuple[PodSpec, int]] = {}
+
+    def read(
+        self, nodes: Mapping[ObjectKey, Node], pods: Mapping[ObjectKey, Pod]
+    ) -> tuple[NodeState, ...]:
+        """Return the nodes that have accelerators, in the order of their names.
+
+        Args:
+            nodes: Every node of the cluster.
+            pods: Every pod of the cluster, whoever owns it: what it requested is not free.
+        """
+        known, self._devices = self._devices, {}
+        requested: dict[str, int] = {}
+        for place, pod in pods.items():
+            spec = pod.spec
+            if not spec.node_name or pod.status.phase in _ENDED:
+                continue
+            entry = known.get(place)
+            if entry is None or entry[0] is not spec:
+                entry = spec, accelerators_per_replica(spec)
+            self._devices[place] = entry
+            requested[spec.node_name] = requested.get(spec.node_name, 0) + entry[1]
+        return _states(nodes, requested)
+
+
+def _states(nodes: Mapping[ObjectKey, Node], requested: Mapping[str, int]) -> tuple[NodeState, ...]:
     found = []
     for node in nodes.values():
         name, devices = node.metadata.name, devices_of(node.status.allocatable)

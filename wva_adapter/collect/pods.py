@@ -12,6 +12,8 @@ from wva_adapter.core.snapshot import Phase
 
 METRICS_PORT = "llm-d.ai/metrics-port"
 
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+
 _DEFAULT_PORT = 8000
 """Where vLLM answers unless told otherwise."""
 _NAMED_PORTS = ("metrics", "http", "api")
@@ -43,7 +45,22 @@ def read_replica(pod: Pod) -> ReplicaView:
         node=pod.spec.node_name or None,
         unscheduled=unscheduled,
         unscheduled_since_s=None if unscheduled_since is None else unscheduled_since.timestamp(),
+        deletion_cost=_deletion_cost(pod),
+        ordinal=_ordinal(pod),
     )
+
+
+def _deletion_cost(pod: Pod) -> int | None:
+    """Return what the annotation says, as the controller reads it: what is no number is nothing."""
+    text = pod.metadata.annotations.get(DELETION_COST, "")
+    return int(text) if re.fullmatch(r"0|-?[1-9][0-9]{0,9}", text) else None
+
+
+def _ordinal(pod: Pod) -> int | None:
+    """Return the pod's place in its StatefulSet; ``None`` where it belongs to none."""
+    name = re.fullmatch(r".+-([0-9]{1,9})", pod.metadata.name)
+    owned = any(owner.kind == "StatefulSet" for owner in pod.metadata.owner_references)
+    return int(name[1]) if owned and name else None
 
 
 def _why_unscheduled(pod: Pod) -> tuple[str | None, datetime | None]:

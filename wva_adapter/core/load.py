@@ -107,3 +107,18 @@ class ModelLoad:
         if self.demand is None or self.supply <= 0:
             return None
         return self.demand / self.supply
+
+    def carried(
+        self, counts: Mapping[VariantKey, int], existing: Mapping[VariantKey, int]
+    ) -> float:
+        """Return what these counts may be loaded with once all of them serve that count.
+
+        Args:
+            counts: By variant; those without a capacity carry nothing.
+            existing: The counts that ``present`` is of.
+        """
+        absent = self._whole(existing) - self.present
+        return self.utilization.of(sum(counts.values())) * (self._whole(counts) - absent)
+
+    def _whole(self, counts: Mapping[VariantKey, int]) -> float:
+        return math.fsum(self.capacity.get(key, 0.0) * count for key, count in counts.items())

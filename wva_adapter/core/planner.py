@@ -326,9 +326,7 @@ def _limits(
     """Return why there can be no more of each variant, where all of them carry less than is needed."""
     if load.shortage <= 0 or not counts:
         return {}
-    share = load.utilization.of(sum(counts.values()))
-    carried = sum(load.capacity[key] * count for key, count in counts.items())
-    carried = share * (carried - _absent(load, states, standings))
+    carried = load.carried(counts, {s.variant.key: standings[s.variant.key].exists for s in states})
     if carried >= load.need * (1 - _ROUNDING):
         return {}
     found = {}

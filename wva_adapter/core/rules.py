@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from wva_adapter.core.case import Case, Decisions, Rule
 from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.freeing import Counts, Ground, Removal, Tenant, exchange, gain
 from wva_adapter.core.guards import Budget, Freeze, Hours, MaxChange, Pin, exceeds
 from wva_adapter.core.limits import limit_accelerators
 from wva_adapter.core.policy import Policy
+from wva_adapter.core.power import price_per_h
+from wva_adapter.core.removal import removal_order
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.shadow import reckon
 from wva_adapter.core.signal import smallest_seen
-from wva_adapter.core.snapshot import VariantState
+from wva_adapter.core.snapshot import Phase, VariantState
 
 _MOST_NAMED = 3
+
+_ROUNDING = 1e-9
+"""By this share sums of floats differ."""
 
 HIDDEN_CYCLES = 4
 """So many cycles a step up that the reader ignores must be needed before a larger one is served."""
@@ -127,7 +134,6 @@ def settle_down(decisions: Decisions, case: Case) -> Decisions:
     """Go down only to the largest need of the window, and by bounded steps."""
     settled = {}
     for key, decision in decisions.items():
-        policy, memory = case.policies[key], case.memory[key]
         reasons = []
         floor = decision.desired
         if case.floors[key] > floor:
@@ -139,22 +145,137 @@ def settle_down(decisions: Decisions, case: Case) -> Decisions:
                 f"{floor} needed within the last {load.window_s:.0f} s (scale_down_window): "
                 f"{most:.4g} {load.unit}"
             )
-        published = memory.published.largest(case.at_s, span_s=policy.down_period_s)
-        if published is not None:
-            step = max(1, int(published * policy.max_down_share))
-            least, there = int(published - step), case.standings[key]
-            if there.exists < there.current:
-                # What has no place serves nobody: all of that may go at once.
-                least = min(least, there.exists)
-            if least > floor:
-                floor = least
-                reasons.append(
-                    f"at most {step} of {published:g} fewer per {policy.down_period_s:g} s"
-                )
+        pace = _pace(decision, case)
+        if pace is not None and pace[0] > floor:
+            floor = pace[0]
+            reasons.append(pace[1])
         if reasons:
             decision = decision.to(floor, rule="settle_down", why="; ".join(reasons))
         settled[key] = decision
     return settled
+
+
+def _pace(decision: Decision, case: Case) -> tuple[int, str] | None:
+    """Return the fewest replicas that one step down may leave, and why; ``None`` for no bound."""
+    policy, there = case.policies[decision.key], case.standings[decision.key]
+    published = case.memory[decision.key].published.largest(case.at_s, span_s=policy.down_period_s)
+    if published is None:
+        return None
+    step = max(1, int(published * policy.max_down_share))
+    least = int(published - step)
+    if there.exists < there.current:
+        # What has no place serves nobody: all of that may go at once.
+        least = min(least, there.exists)
+    return least, f"at most {step} of {published:g} fewer per {policy.down_period_s:g} s"
+
+
+def free_nodes(decisions: Decisions, case: Case) -> Decisions:
+    """Of removals that save the same, take those that free a block that is waited for, or a node.
+
+    The adapter chooses the variant, its controller the pod. Where nothing is known of the nodes,
+    names go on deciding.
+    """
+    if case.nodes is None:
+        return decisions
+    shrinking = [
+        members
+        for _, members in case.models_of(decisions)
+        if len(members) > 1 and any(d.desired < d.current for d in members)
+    ]
+    if not shrinking:
+        return decisions
+    # A variant whose count is unknown keeps what it has.
+    counts = {state.variant.key: len(state.replicas) for state in case.unknown}
+    counts |= {key: decision.desired for key, decision in decisions.items()}
+    states = (*case.states.values(), *case.unknown)
+    ground = Ground(case.nodes, [_tenant(state, case.at_s) for state in states], counts)
+    freed = dict(decisions)
+    for members in shrinking:
+        freed |= _freeing(members, freed, ground, case)
+    return freed
+
+
+def _freeing(
+    members: Sequence[Decision], decisions: Decisions, ground: Ground, case: Case
+) -> Decisions:
+    """Return the decisions on one model whose removals free more, or would have."""
+    counts = {decision.key: decision.desired for decision in members}
+    capacity = case.loads[members[0].key].capacity
+    removals = [_removal(decision, case) for decision in members if decision.key in capacity]
+    against = partial(_against, decisions, members, case)
+    objections: list[str] = []
+
+    def allowed(other: Counts) -> bool:
+        why = against(other)
+        objections.extend([] if why is None else [why])
+        return why is None
+
+    best, refused = exchange(removals, counts, ground, allowed), None
+    if best == counts and objections:
+        best = exchange(removals, counts, ground, lambda _: True)
+        refused = against(best)
+    if best == counts:
+        return {}
+    changes = {key: count - counts[key] for key, count in best.items() if count != counts[key]}
+    went = ", ".join(f"{-n} of {key.name}" for key, n in changes.items() if n < 0)
+    stay = ", ".join(f"{n} of {key.name}" for key, n in changes.items() if n > 0)
+    words = gain(ground.freed(counts), ground.freed(best), ground, members[0].key.namespace)
+    why = f"removing {went} frees {words}, and saves as much as {stay}"
+    if refused is not None:
+        why = f"removing {went} would free {words}, not {stay}: {refused}"
+        best = counts
+    ground.settle(best)
+    return {key: decisions[key].to(best[key], rule="free_nodes", why=why) for key in changes}
+
+
+def _tenant(state: VariantState, at_s: float) -> Tenant:
+    variant, order = state.variant, removal_order(state, at_s)
+    return Tenant(
+        variant.key,
+        variant.accelerator,
+        variant.accelerators_per_replica,
+        ending=tuple(r.node for r in state.replicas if r.phase is Phase.TERMINATING),
+        order=tuple(replica.node for replica in order),
+        gated=sum(replica.gated for replica in order),
+        tolerations=variant.tolerations,
+    )
+
+
+def _removal(decision: Decision, case: Case) -> Removal:
+    """Return how few and how many of a variant may stay, by what holds it."""
+    key, count = decision.key, decision.desired
+    state, policy, load = case.states[key], case.policies[key], case.loads[key]
+    pace = _pace(decision, case)
+    lowest = max(state.variant.min_replicas, 0 if pace is None else pace[0])
+    if count > decision.current or blind_reasons(state, case.at_s, policy):
+        lowest = count
+    watts = case.watts(key, load.utilization.highest)
+    return Removal(
+        key,
+        price_per_h(policy.objective, decision.cost_per_h, watts, policy.power_price_per_kwh),
+        min(lowest, count),
+        # What has no place is no saving that another removal could make instead.
+        max(count, min(decision.current, case.standings[key].exists)),
+    )
+
+
+def _against(
+    decisions: Decisions, members: Sequence[Decision], case: Case, counts: Counts
+) -> str | None:
+    """Return why a model cannot have other counts: too little is carried, or a later rule objects."""
+    load = case.loads[members[0].key]
+    there = {d.key: case.standings[d.key].exists for d in members}
+    decided = load.carried({d.key: d.desired for d in members}, there)
+    kept = case.models[load.namespace, load.model_id].kept.largest(case.at_s, span_s=load.window_s)
+    needed = min(decided, max(load.need, load.keep, kept or 0.0))
+    carried = load.carried({d.key: counts[d.key] for d in members}, there)
+    if needed - carried > _ROUNDING * abs(needed):
+        return f"{carried:.3g} {load.unit} would be carried, {needed:.3g} are needed"
+    tried = dict(decisions)
+    tried |= {d.key: replace(d, desired=counts[d.key]) for d in members}
+    after = stay_in_bounds(apply_guards(tried, case), case)
+    changed = [after[d.key] for d in members if after[d.key].desired != counts[d.key]]
+    return changed[0].trail[-1].why if changed else None
 
 
 def stay_in_bounds(decisions: Decisions, case: Case) -> Decisions:
@@ -389,6 +510,7 @@ RULES: tuple[Rule, ...] = (
     sleep_to_zero,
     hold_when_blind,
     settle_down,
+    free_nodes,
     escape_tolerance,
     limit_accelerators,
     apply_guards,

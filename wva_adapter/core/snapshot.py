@@ -135,6 +135,10 @@ class ReplicaState:
             ``SchedulingGated``; ``None`` where nothing says.
         unscheduled_since_s: Unix time since when it has none; ``None`` where nothing says.
         problem: Why its latest scrape brought nothing; ``None`` if it brought a page.
+        uid: Which of all pods that ever were it is; ``None`` where nothing says.
+        deletion_cost: The lower, the sooner its controller removes it
+            (``controller.kubernetes.io/pod-deletion-cost``); ``None`` where nothing says.
+        ordinal: Its place in a StatefulSet, whose highest goes first; ``None`` in any other.
     """
 
     name: str
@@ -146,6 +150,9 @@ class ReplicaState:
     node: str | None = None
     unscheduled: str | None = None
     unscheduled_since_s: float | None = None
+    uid: str | None = None
+    deletion_cost: int | None = None
+    ordinal: int | None = None
 
     def __post_init__(self) -> None:
         times = ("created_at_s", "ready_at_s", "unscheduled_since_s")

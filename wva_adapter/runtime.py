@@ -384,6 +384,7 @@ class Adapter:
             inventory=self._settings.inventory.to_inventory(),
             proposal=self._solver.proposal,
             nodes=None if self._cluster is None else self._cluster.nodes,
+            quotas=None if self._cluster is None else self._cluster.quotas,
         )
         before = self._memory
         decided, self._memory = plan(snapshot, self._policies, before)

@@ -44,7 +44,7 @@ class InventorySection(Section):
         (), description="Types that are scarce, or draw other than their data sheet says"
     )
     quotas: Annotated[tuple[QuotaSection, ...], Field(strict=False)] = Field(
-        (), description="Devices per namespace"
+        (), description="Devices per namespace; its ResourceQuota objects bound beside them"
     )
     fixed_nodes: bool = Field(
         False, description="No nodes come by themselves, so what fits on none is not asked for"

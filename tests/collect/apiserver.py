@@ -23,6 +23,7 @@ DEPLOYMENTS = "/apis/apps/v1/deployments"
 STATEFUL_SETS = "/apis/apps/v1/statefulsets"
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
+QUOTAS = "/api/v1/resourcequotas"
 
 
 class ApiServer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,7 @@ from tests.collect.apiserver import (
     HPAS,
     NODES,
     PODS,
+    QUOTAS,
     SCALED_OBJECTS,
     STATEFUL_SETS,
     ApiServer,
@@ -22,6 +24,7 @@ from tests.collect.test_autoscalers import a_scaled_object
 from tests.collect.test_manifests import a_node, a_pod, a_workload, an_hpa
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.cluster import ClusterSource
+from wva_adapter.core.inventory import ResourceQuota
 from wva_adapter.errors import ClusterError, ConfigError
 from wva_adapter.kube.api import KubernetesApi, Refused
 
@@ -298,6 +301,83 @@ async def test_a_server_that_comes_late_is_waited_for(
         api.refused.clear()  # before the second try, a quarter of a second later
     assert replicas(source) == ["p-1", "p-2"]
     await source.stop()
+
+
+def a_quota(
+    used: str | None = "7", *, namespace: str = "chat", spec: dict[str, object] | None = None
+) -> dict[str, object]:
+    gpus, counted = {"requests.nvidia.com/gpu": "8", "requests.cpu": "64"}, {}
+    if used is not None:
+        counted = {"requests.nvidia.com/gpu": used, "requests.cpu": "9500m"}
+    return {
+        "metadata": {"name": f"gpus-{namespace}", "namespace": namespace},
+        "spec": {"hard": gpus, **(spec or {})},
+        "status": {"hard": gpus, "used": counted},
+    }
+
+
+async def test_resource_quotas_are_known_where_there_are_variants(
+    api: ApiServer, source: ClusterSource
+) -> None:
+    assert source.quotas == ()
+    api.put(QUOTAS, a_quota())
+    api.put(QUOTAS, a_quota(namespace="elsewhere"))
+    known = ResourceQuota("chat", "gpus-chat", "requests.nvidia.com/gpu", 8, 7)
+    await eventually(lambda: source.quotas == (known,))
+
+    api.put(QUOTAS, a_quota("8"))
+    await eventually(lambda: source.quotas == (replace(known, used=8),))
+
+    # What is used was not counted yet, or the quota is of other pods perhaps.
+    batch = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "Exists"}]}
+    for unclear in (
+        a_quota(None),
+        a_quota(spec={"scopes": ["BestEffort"]}),
+        a_quota(spec={"scopeSelector": batch}),
+    ):
+        api.put(QUOTAS, a_quota("8", spec={"scopes": ["NotTerminating"]}))
+        await eventually(lambda: source.quotas == (replace(known, used=8),))
+        api.put(QUOTAS, unclear)
+        await eventually(lambda: source.quotas == ())
+
+
+async def test_resource_quotas_that_may_not_be_read_are_unknown_and_named_and_nothing_else_is(
+    api: ApiServer, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.put(QUOTAS, a_quota())
+    api.refused = {QUOTAS: 403}
+    kubeconfig = api.write_kubeconfig(tmp_path / "kubeconfig")
+    source = ClusterSource(kubeconfig, quotas_forbidden_for_s=0.05, clock=clock)
+
+    await source.start()
+
+    assert source.quotas is None
+    await eventually(lambda: len(api.lists(QUOTAS)) > 2)
+    told = [r for r in caplog.records if "decided without it" in r.message]
+    (problem,) = (record.__dict__["problem"] for record in told)
+    assert problem == (
+        "GET /api/v1/resourcequotas: HTTP 403: resourcequotas is forbidden: cannot list; "
+        "the adapter's role needs the verbs list and watch on it"
+    )
+    clock.now_s += 3600
+    assert the_view(source).problem is None
+    api.refused.clear()
+    await eventually(lambda: source.quotas is not None)
+    await source.stop()
+
+
+async def test_resource_quotas_whose_watch_is_broken_are_unknown_after_a_while(
+    api: ApiServer, source: ClusterSource, clock: Clock
+) -> None:
+    api.put(QUOTAS, a_quota())
+    await eventually(lambda: bool(source.quotas))
+    api.refused = {QUOTAS: 500}
+    api.end_turn(QUOTAS)
+    await eventually(lambda: len(api.watches(QUOTAS)) > 1)
+    assert source.quotas
+    clock.now_s += 31
+    await eventually(lambda: source.quotas is None)
+    assert the_view(source).problem is None
 
 
 async def test_only_the_namespaces_asked_for_are_looked_at(

@@ -398,6 +398,22 @@ def test_a_replica_occupies_what_its_containers_request_together() -> None:
     assert view.variant.accelerators_per_replica == 4 + 2 + 1 + 1
 
 
+@pytest.mark.parametrize(
+    ("resources", "named"),
+    [
+        ([{"limits": {"nvidia.com/gpu": "4"}}, {"requests": {"cpu": "8"}}], "nvidia.com/gpu"),
+        ([{"limits": {"nvidia.com/gpu": 1}}, {"limits": {"gpu.intel.com/xe": 1}}], None),
+        ([{"requests": {"cpu": "8"}}], None),
+    ],
+)
+def test_devices_are_known_by_the_name_that_a_quota_counts_them_by(
+    resources: list[Document], named: str | None
+) -> None:
+    pod_spec = {"containers": [{"resources": one} for one in resources]}
+    view = the_view(hpas=[an_hpa()], deployments=[a_workload(pod_spec=pod_spec)])
+    assert view.variant.resource == named
+
+
 def replica_of(pod: Document) -> tuple[str | None, str | None]:
     view = read_replica(msgspec.convert(pod, Pod))
     return view.url, view.problem

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.builders import a_key, a_state, a_variant
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.fleet import NodeState, Variant, VariantKey
-from wva_adapter.core.inventory import Inventory, NamespaceQuota
+from wva_adapter.core.inventory import Inventory, NamespaceQuota, ResourceQuota
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan, scarce
 from wva_adapter.core.policies import Override, Policies
@@ -22,6 +22,7 @@ from wva_adapter.core.sharing import value
 from wva_adapter.core.snapshot import GatewayState, Snapshot, VariantState
 
 SATURATION = Policy(analysis="saturation")
+GPU = "nvidia.com/gpu"
 FULL = 0.95
 """A replica so full that its model asks for one more."""
 
@@ -37,11 +38,17 @@ def a_model(
     model: str = "",
     namespace: str = "chat",
     maximum: int | None = 10,
+    resource: str | None = GPU,
 ) -> VariantState:
     described = a_variant(
         name, namespace=namespace, model_id=model or name, cost=cost, maximum=maximum
     )
-    described = replace(described, accelerator=accelerator, accelerators_per_replica=devices)
+    described = replace(
+        described,
+        accelerator=accelerator,
+        accelerators_per_replica=devices,
+        resource=resource,
+    )
     return a_state(described, usage=usage, ready=ready)
 
 
@@ -51,8 +58,11 @@ def decided(
     policy: Policy | Policies = SATURATION,
     nodes: tuple[NodeState, ...] | None = None,
     proposal: Mapping[VariantKey, int] | None = None,
+    quotas: tuple[ResourceQuota, ...] | None = None,
 ) -> Plan:
-    snapshot = Snapshot(0.0, states, nodes=nodes, inventory=inventory, proposal=proposal)
+    snapshot = Snapshot(
+        0.0, states, nodes=nodes, inventory=inventory, proposal=proposal, quotas=quotas
+    )
     return plan(snapshot, policy, Memory())[0]
 
 
@@ -125,6 +135,100 @@ def test_a_quota_bounds_its_namespace_alone() -> None:
     assert said(made, "chat-a") == (
         "2 wanted, 1 granted: quota of 1 devices of namespace chat has 0 devices left, 1 needed"
     )
+
+
+def a_quota(
+    hard: int,
+    used: int,
+    key: str = f"requests.{GPU}",
+    *,
+    name: str = "gpus",
+    namespace: str = "chat",
+) -> ResourceQuota:
+    return ResourceQuota(namespace, name, key, hard, used)
+
+
+def test_a_resource_quota_bounds_what_is_added_and_the_next_variant_gets_the_need() -> None:
+    cheap = a_model("cheap", model="llama")
+    dear = a_model("dear", model="llama", cost=3.9, accelerator="MI300X", resource="amd.com/gpu")
+
+    made = decided(cheap, dear, inventory=Inventory(), quotas=(a_quota(8, 8),))
+
+    assert counts(made) == {"cheap": 1, "dear": 2}
+    words = (
+        "2 wanted, 1 granted: ResourceQuota gpus (8 of 8 requests.nvidia.com/gpu used) of "
+        "namespace chat has 0 nvidia.com/gpu left, 1 needed; dear gets 1 more"
+    )
+    assert said(made, "cheap") == words
+    assert made.decisions[a_key("cheap")].limited == words
+    assert counts(decided(cheap, dear, inventory=Inventory(), quotas=None)) == {
+        "cheap": 2,
+        "dear": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("quotas", "granted"),
+    [
+        ((a_quota(8, 6),), 2),
+        ((a_quota(8, 7),), 1),  # a replica needs two
+        ((a_quota(8, 8, "requests.amd.com/gpu"),), 2),
+        ((a_quota(8, 8, namespace="code"),), 2),
+        ((a_quota(5, 5, "pods", name="few"),), 1),
+        ((a_quota(5, 5, "count/pods", name="few"),), 1),
+        ((a_quota(6, 5, "pods", name="few"),), 2),
+        ((a_quota(8, 6), a_quota(5, 5, "pods", name="few")), 1),
+        ((), 2),
+    ],
+)
+def test_a_resource_quota_counts_devices_by_their_name_or_pods(
+    quotas: tuple[ResourceQuota, ...], granted: int
+) -> None:
+    made = decided(a_model("chat-a", devices=2), inventory=Inventory(), quotas=quotas)
+    assert counts(made) == {"chat-a": granted}
+
+
+def test_of_the_configured_quota_and_the_objects_the_smaller_wins_and_is_named() -> None:
+    # The settings leave one device, the object none; and the other way round.
+    made = decided(
+        a_model("chat-a"),
+        inventory=Inventory(quotas=(NamespaceQuota("chat", 2),)),
+        quotas=(a_quota(8, 8),),
+    )
+    assert counts(made) == {"chat-a": 1}
+    assert "ResourceQuota gpus" in said(made, "chat-a")
+
+    made = decided(
+        a_model("chat-a"),
+        inventory=Inventory(quotas=(NamespaceQuota("chat", 1),)),
+        quotas=(a_quota(8, 7),),
+    )
+    assert counts(made) == {"chat-a": 1}
+    assert "quota of 1 devices of namespace chat" in said(made, "chat-a")
+
+    made = decided(
+        a_model("chat-a", devices=4),
+        inventory=Inventory(),
+        quotas=(a_quota(8, 6, name="a"), a_quota(8, 8, name="b")),
+    )
+    assert "ResourceQuota b" in said(made, "chat-a")
+
+
+def test_what_was_asked_for_and_is_not_there_has_its_part_of_a_resource_quota() -> None:
+    on_its_way = replace(a_model("chat-b", usage=0.3, ready=2), spec_replicas=3)
+    one_left = (a_quota(8, 7),)
+    assert counts(decided(a_model("chat-a"), on_its_way, inventory=Inventory(), quotas=one_left))[
+        "chat-a"
+    ] == (1)
+    there = replace(on_its_way, spec_replicas=2)
+    assert counts(decided(a_model("chat-a"), there, inventory=Inventory(), quotas=one_left))[
+        "chat-a"
+    ] == (2)
+
+
+def test_what_runs_stays_however_small_a_resource_quota_became() -> None:
+    made = decided(a_model("chat-a", ready=4), inventory=Inventory(), quotas=(a_quota(2, 4),))
+    assert counts(made) == {"chat-a": 4}
 
 
 def test_a_variant_whose_count_is_unknown_holds_what_its_pods_hold() -> None:
@@ -206,6 +310,10 @@ def test_nothing_is_solved_where_nothing_is_scarce() -> None:
     ("make", "message"),
     [
         (lambda: Inventory({"A100": -1}), "limit on A100: -1 devices, want at least 0"),
+        (
+            lambda: ResourceQuota("chat", "gpus", "pods", 1, -1),
+            "ResourceQuota chat/gpus: used -1 of pods, want at least 0",
+        ),
         (lambda: NamespaceQuota("chat", -1), "quota of chat: -1 devices, want at least 0"),
     ],
 )
@@ -250,6 +358,40 @@ INVENTORIES = st.builds(
         max_size=2,
     ).map(tuple),
 )
+
+
+QUOTAS = st.lists(
+    st.builds(
+        a_quota,
+        st.integers(0, 12),
+        st.integers(0, 12),
+        st.sampled_from((f"requests.{GPU}", "pods")),
+        name=st.sampled_from(("q", "r")),
+        namespace=st.sampled_from(("chat", "code")),
+    ),
+    max_size=3,
+).map(tuple)
+
+
+@settings(max_examples=200, deadline=None)
+@given(fleets(), QUOTAS)
+def test_what_is_added_keeps_within_resource_quotas_and_what_runs_stays(
+    states: tuple[VariantState, ...], quotas: tuple[ResourceQuota, ...]
+) -> None:
+    free = decided(*states, inventory=Inventory())
+    made = decided(*states, inventory=Inventory(), quotas=quotas)
+    variants = {state.variant.key: state.variant for state in states}
+    added = {
+        key: max(0, decision.desired - decision.current)
+        for key, decision in made.decisions.items()
+        # Least counts are an operator's word over the limits, and no part of this law.
+        if decision.trail[-1].rule != "stay_in_bounds"
+    }
+    for quota in quotas:
+        took = sum(quota.uses(variants[key]) * count for key, count in added.items())
+        assert took <= quota.left
+    for key, decision in made.decisions.items():
+        assert decision.desired >= min(decision.current, free.decisions[key].desired)
 
 
 def held(variants: dict[VariantKey, Variant], by: Mapping[VariantKey, int], kind: str) -> int:

@@ -147,6 +147,15 @@ def test_a_quota_bounds_its_namespace_and_its_accelerator() -> None:
     assert taken(supply, an_option(namespace="search"))[0] == 100
 
 
+def test_a_quota_of_pods_counts_replicas_without_devices_too() -> None:
+    supply = Supply(quotas=(Quota("chat", "few", 3, resource="pods"),))
+    assert taken(supply, an_option(devices=0)) == (
+        3,
+        "ResourceQuota few of namespace chat has 0 pods left, 1 needed",
+    )
+    assert taken(supply, an_option(devices=0, namespace="search"))[0] == 100
+
+
 def test_a_refusal_takes_nothing() -> None:
     supply = Supply((a_node(requested=7),), limits={"A100": 4}, quotas=(Quota("chat", "q", 9),))
     large, small = an_option("large", devices=2), an_option("small")

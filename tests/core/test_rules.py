@@ -16,7 +16,7 @@ from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.feasibility import LONGEST_WAIT_S, SHORTEST_WAIT_S
 from wva_adapter.core.fleet import NodeState, Reader, Taint, Variant
 from wva_adapter.core.guards import Budget, Freeze, Guard, Hours, MaxChange, Pin, Scope
-from wva_adapter.core.inventory import Inventory, NamespaceQuota
+from wva_adapter.core.inventory import Inventory, NamespaceQuota, ResourceQuota
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policy import Analysis, Policy
@@ -42,9 +42,14 @@ class Fleet:
         *states: VariantState,
         gateway: GatewayState | None = None,
         guards: Sequence[Guard] = (),
+        quotas: tuple[ResourceQuota, ...] | None = None,
     ) -> dict[str, Decision]:
         snapshot = Snapshot(
-            at_s, states, () if gateway is None else (gateway,), guards=tuple(guards)
+            at_s,
+            states,
+            () if gateway is None else (gateway,),
+            guards=tuple(guards),
+            quotas=quotas,
         )
         decided, self.memory = plan(snapshot, self.policy, self.memory)
         return {key.name: decision for key, decision in decided.decisions.items()}
@@ -278,6 +283,34 @@ def test_pods_that_a_quota_refuses_are_a_setback_once_they_are_late() -> None:
     assert "1 pods refused for 121 s: exceeded quota: gpus" in said(
         decided["a100"], "follow_demand"
     )
+
+
+@pytest.mark.parametrize("analysis", ["saturation", "tokens"])
+def test_pods_that_a_used_up_quota_refuses_are_not_asked_for_and_a_sibling_carries_their_need(
+    analysis: Analysis,
+) -> None:
+    gpus = ResourceQuota("chat", "gpus", "requests.nvidia.com/gpu", 2, 2)
+    short = full_and_starting(0)
+    known = replace(
+        short,
+        variant=replace(short.variant, resource="nvidia.com/gpu"),
+        spec_replicas=3,
+        refused="exceeded quota: gpus",
+    )
+    dear = a_state(a_variant("h100", cost=3.9), usage=[0.95], at_s=0)
+    fleet = Fleet(Policy(analysis=analysis))
+
+    decided = fleet.at(0, known, dear, quotas=(gpus,))
+
+    assert decided["a100"].desired == 2
+    assert decided["h100"].desired >= 2
+    assert "1 pods refused for 0 s: exceeded quota: gpus" in said(decided["a100"], "follow_demand")
+    # Where it has room, or will have once a pod is gone, nothing is given up for a moment.
+    room, ending = replace(gpus, hard=3), ReplicaState("old", Phase.TERMINATING)
+    leaving = replace(known, replicas=(*known.replicas, ending))
+    for state, quota in ((known, room), (leaving, gpus)):
+        decided = Fleet(Policy(analysis=analysis)).at(0, state, dear, quotas=(quota,))
+        assert decided["a100"].desired == 3
 
 
 @pytest.mark.parametrize("analysis", ["saturation", "tokens"])

@@ -118,6 +118,37 @@ async def test_a_replica_that_cannot_be_read_lowers_no_count_and_is_named(
     )
 
 
+async def test_a_resource_quota_bounds_what_is_asked_for_so_that_no_pod_is_refused(
+    make_stage: MakeStage, adapter: AdapterProcess, control_plane: ControlPlane
+) -> None:
+    stage = await make_stage("quota", maxima={CHEAP: 3, DEAR: 1})
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "gpus", "namespace": stage.namespace},
+        "spec": {"hard": {"requests.nvidia.com/gpu": "3"}},
+    }
+    await control_plane.apply(quota)
+    await adapter.until_served(stage.namespace, CHEAP)
+    # One A100 and one H100 carry 7 req/s at most; the quota leaves one device.
+    load = stage.load((0, 12), (240, 12))
+    await stage.until(lambda: stage.counts()[CHEAP] == 2, "the last device is taken", within_s=90)
+
+    words = "ResourceQuota gpus (3 of 3 requests.nvidia.com/gpu used) of namespace quota has 0"
+    began = time.monotonic()
+    while words not in json.dumps(await adapter.explain(stage.namespace, CHEAP)):
+        assert time.monotonic() - began < 60, "the quota was never named"
+        await asyncio.sleep(1)
+    assert stage.counts() == {CHEAP: 2, DEAR: 1}
+
+    quota["spec"] = {"hard": {"requests.nvidia.com/gpu": "4"}}
+    await control_plane.apply(quota)
+    await stage.until(lambda: stage.counts()[CHEAP] == 3, "the larger quota is used", within_s=60)
+    events = await control_plane.get("events", "-n", stage.namespace)
+    assert not [e["message"] for e in events["items"] if "exceeded quota" in e["message"]]
+    load.cancel()
+
+
 async def test_an_hpa_for_a_variant_that_does_not_exist_is_told_what_does(
     make_stage: MakeStage, adapter: AdapterProcess, control_plane: ControlPlane
 ) -> None:

@@ -83,10 +83,26 @@ def accelerators_per_replica(spec: PodSpec) -> int:
     )
 
 
+def device_resource(spec: PodSpec) -> str | None:
+    """Return the name under which one pod requests its devices; ``None`` for none or several."""
+    names = {
+        name
+        for container in spec.containers
+        for name in (container.resources.limits | container.resources.requests)
+        if is_device(name)
+    }
+    return names.pop() if len(names) == 1 else None
+
+
+def is_device(resource: str) -> bool:
+    """Return whether this is a name under which pods request accelerators."""
+    return _RESOURCES.fullmatch(resource) is not None
+
+
 def devices_of(resources: Mapping[str, str | int]) -> int:
     """Return how many devices these amounts of resources are."""
     return sum(
         int(amount)
         for resource, amount in resources.items()
-        if _RESOURCES.fullmatch(resource) and str(amount).isdecimal()
+        if is_device(resource) and str(amount).isdecimal()
     )

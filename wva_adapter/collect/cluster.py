@@ -20,16 +20,19 @@ from wva_adapter.collect.objects import (
     Namespace,
     Node,
     Pod,
+    QuotaObject,
     ScaledObject,
     Workload,
 )
+from wva_adapter.collect.quotas import read_quotas
 from wva_adapter.collect.thresholds import NAMES, Thresholds, read_thresholds
 from wva_adapter.core.fleet import NodeState, VariantKey
+from wva_adapter.core.inventory import ResourceQuota
 from wva_adapter.core.policies import Policies
 from wva_adapter.errors import ClusterError
-from wva_adapter.kube.api import KubernetesApi, Refused
+from wva_adapter.kube.api import KubernetesApi
 from wva_adapter.kube.meta import ObjectKey
-from wva_adapter.kube.watch import KubernetesObject, Watch
+from wva_adapter.kube.watch import KubernetesObject, Watch, with_remedy
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ _GROUPS = {
     "nodes": "/api/v1",
     "namespaces": "/api/v1",
     "configmaps": "/api/v1",
+    "resourcequotas": "/api/v1",
 }
 _OF_NO_NAMESPACE = ("nodes", "namespaces")
 
@@ -59,6 +63,8 @@ class ClusterSource:
             their last known state, and what carries a problem is never scaled down.
         watch_turn_s: How long one watch request lasts.
         keda_absent_for_s: How long until a cluster without KEDA is asked again whether it has it.
+        quotas_forbidden_for_s: How long until ResourceQuotas that may not be read are asked for
+            again.
         instance: Who this adapter is among several.
         system: The namespace whose llm-d ConfigMaps hold for all; ``None`` for none.
     """
@@ -72,6 +78,7 @@ class ClusterSource:
         stale_after_s: float = 30.0,
         watch_turn_s: float = 60.0,
         keda_absent_for_s: float = 30.0,
+        quotas_forbidden_for_s: float = 60.0,
         instance: str = ANYBODY,
         system: str | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -106,6 +113,7 @@ class ClusterSource:
                     field_selector="" if name is None else f"metadata.name={name}",
                     turn_s=watch_turn_s,
                     absent_for_s=keda_absent_for_s if shape is ScaledObject else None,
+                    forbidden_for_s=quotas_forbidden_for_s if shape is QuotaObject else None,
                 )
                 for place in places or [""]
             )
@@ -117,6 +125,7 @@ class ClusterSource:
         self._pods = follow("pods", Pod)
         self._nodes = follow("nodes", Node)
         self._namespaces = follow("namespaces", Namespace)
+        self._quotas = follow("resourcequotas", QuotaObject)
         # By name: a role can allow these two and no other.
         further = () if system is None else (system,)
         self._config_maps = tuple(
@@ -147,6 +156,16 @@ class ClusterSource:
         if self._node_states is None and self._everywhere:
             self._node_states = self._node_reader.read(_merged(self._nodes), _merged(self._pods))
         return self._node_states
+
+    @property
+    def quotas(self) -> tuple[ResourceQuota, ...] | None:
+        """What ResourceQuotas bound where there are variants; ``None`` where none can be read."""
+        self._refresh()
+        readable = [w for w in self._quotas if w.readable(within_s=self._stale_after_s)]
+        if not readable:
+            return None
+        namespaces = {view.variant.key.namespace for view in self._described.views}
+        return read_quotas((q for w in readable for q in w.objects.values()), namespaces)
 
     def thresholds(self, base: Policies) -> Thresholds:
         """Return what llm-d's ConfigMaps set beside what the settings say.
@@ -182,12 +201,15 @@ class ClusterSource:
         """
         await self._api.connect()
         watches = self._watches()
-        self._tasks = [asyncio.create_task(watch.run(), name=watch.path) for watch in watches]
+        every = (*watches, *self._quotas)
+        self._tasks = [asyncio.create_task(watch.run(), name=watch.path) for watch in every]
         waits = (watch.listed(tries=self._start_tries) for watch in watches)
         failures = [error for error in await asyncio.gather(*waits) if error is not None]
+        # Those that cannot be read are done without, but not because of one moment.
+        await asyncio.gather(*(watch.listed(tries=1) for watch in self._quotas))
         if failures:
             await self.stop()
-            raise ClusterError("\n".join(dict.fromkeys(map(_with_remedy, failures))))
+            raise ClusterError("\n".join(dict.fromkeys(map(with_remedy, failures))))
 
     async def stop(self) -> None:
         """Stop following; the last view stays."""
@@ -212,6 +234,7 @@ class ClusterSource:
         )
 
     def _watches(self) -> list[Watch[Any]]:
+        """Return those without which nothing is decided; quotas are none of them."""
         return [
             *self._autoscalers,
             *self._scaled_objects,
@@ -254,9 +277,3 @@ def _merged(watches: tuple[Watch[Kind], ...]) -> Mapping[ObjectKey, Kind]:
     if len(watches) == 1:
         return watches[0].objects
     return {place: known for watch in watches for place, known in watch.objects.items()}
-
-
-def _with_remedy(error: ClusterError) -> str:
-    if not isinstance(error, Refused) or error.status != 403:
-        return str(error)
-    return f"{error}; the adapter's role needs the verbs list and watch on it"

@@ -12,6 +12,7 @@ from wva_adapter.collect.accelerators import (
     accelerator_asked_for,
     accelerator_of_nodes,
     accelerators_per_replica,
+    device_resource,
 )
 from wva_adapter.collect.assemble import VariantView
 from wva_adapter.collect.autoscalers import Claim, claims
@@ -219,7 +220,7 @@ def read_variant(
     model_id = annotations.get(MODEL_ID, "").strip()
     if not model_id:
         raise ConfigError(f"{claim.title}: no annotation {MODEL_ID}, want the model's name")
-    accelerator, devices = None, 1
+    accelerator, devices, resource = None, 1, None
     limits: dict[str, int | None] = {}
     tolerations: tuple[Toleration, ...] = ()
     if target is not None:
@@ -231,7 +232,7 @@ def read_variant(
             if names
             else accelerator_asked_for(template.spec) or accelerator_of_nodes(nodes)
         )
-        devices = accelerators_per_replica(template.spec)
+        devices, resource = accelerators_per_replica(template.spec), device_resource(template.spec)
         tolerations = read_tolerations((template.spec, *(pod.spec for pod in pods)))
         limits = {name: _engine_limit(template.spec, name) for name in _ENGINE_LIMITS}
     try:
@@ -247,6 +248,7 @@ def read_variant(
             max_num_seqs=limits.get("max_num_seqs"),
             max_num_batched_tokens=limits.get("max_num_batched_tokens"),
             tolerations=tolerations,
+            resource=resource,
         )
     except ValueError as error:
         raise ConfigError(f"{claim.title}: {error}") from None

@@ -180,6 +180,28 @@ class Namespace(_Object, frozen=True):
     metadata: Meta
 
 
+class ScopeSelector(_Object, frozen=True):
+    """Which pods a quota is of: only that there is one is read."""
+
+
+class QuotaSpec(_Object, frozen=True):
+    scopes: tuple[str, ...] = ()
+    scope_selector: ScopeSelector | None = None
+
+
+class QuotaStatus(_Object, frozen=True):
+    hard: dict[str, str | int] = {}
+    used: dict[str, str | int] = {}
+
+
+class QuotaObject(_Object, frozen=True):
+    """A ResourceQuota, as the API server enforces it."""
+
+    metadata: Meta
+    spec: QuotaSpec = QuotaSpec()
+    status: QuotaStatus = QuotaStatus()
+
+
 class ConfigMap(_Object, frozen=True):
     metadata: Meta
     data: dict[str, str] = {}

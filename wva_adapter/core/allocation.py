@@ -31,6 +31,7 @@ class Option:
         pending: How many of ``current`` have no devices yet.
         tolerations: Taints of nodes that its pods tolerate.
         power_w: What one replica draws at the decided load; ``None`` where nothing says.
+        resource: The name under which pods request the devices; ``None`` where nothing says.
     """
 
     key: VariantKey
@@ -44,6 +45,7 @@ class Option:
     pending: int = 0
     tolerations: tuple[Toleration, ...] = ()
     power_w: float | None = None
+    resource: str | None = None
 
 
 def allocate(

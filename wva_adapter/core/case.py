@@ -10,7 +10,7 @@ from wva_adapter.core.decision import Decision
 from wva_adapter.core.feasibility import Standing
 from wva_adapter.core.fleet import NodeState, VariantKey
 from wva_adapter.core.guards import Guard
-from wva_adapter.core.inventory import Inventory
+from wva_adapter.core.inventory import Inventory, ResourceQuota
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import ModelKey, ModelMemory, VariantMemory
 from wva_adapter.core.policy import Policy
@@ -40,6 +40,7 @@ class Case:
         nodes: The nodes with accelerators; ``None`` where they could not be read.
         unknown: Variants whose count could not be read.
         proposal: Counts that a slower method found for an earlier cycle; ``None`` without one.
+        quotas: What ResourceQuota objects bound, as far as they could be read.
     """
 
     at_s: float
@@ -58,6 +59,7 @@ class Case:
     nodes: tuple[NodeState, ...] | None = None
     unknown: tuple[VariantState, ...] = ()
     proposal: Mapping[VariantKey, int] | None = None
+    quotas: tuple[ResourceQuota, ...] = ()
 
     def watts(self, key: VariantKey, share: float) -> float:
         """Return what one replica of a variant draws at a share of what it can carry."""

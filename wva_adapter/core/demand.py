@@ -317,10 +317,9 @@ def _supply(
         # More are ready than asked for while some are about to leave.
         ready += capacity[key] * min(serving, state.spec_replicas or 0)
         takes_s = start_s(variants[key].starts, policy)
-        missing_since_s = variants[key].missing_since_s
         later += [
             (after, capacity[key], share)
-            for after, share in coming(state, takes_s, at_s, missing_since_s)
+            for after, share in coming(state, takes_s, at_s, variants[key])
         ]
     return ready, sorted(later)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wva_adapter.core.change import replace
+from wva_adapter.core.inventory import ResourceQuota
 from wva_adapter.core.leads import remember_starts, start_s, why_blocked
 from wva_adapter.core.memory import Setback, VariantMemory
 from wva_adapter.core.policy import Policy
@@ -35,19 +37,28 @@ class Standing:
     infeasible: str | None
 
 
-def notice(past: VariantMemory, state: VariantState, at_s: float, policy: Policy) -> VariantMemory:
+def notice(
+    past: VariantMemory,
+    state: VariantState,
+    at_s: float,
+    policy: Policy,
+    quotas: Sequence[ResourceQuota] = (),
+) -> VariantMemory:
     """Return the past with how pods of this cycle started, and whether they got a place.
 
-    Pods that are gated, and pods without a node or refused for longer than the others take to
-    serve, set a variant back: for a while that doubles with each further try. The first replica
-    that serves ends it.
+    Pods that are gated or refused by a quota that is used up, and pods without a node or refused
+    for longer than the others take to serve, set a variant back: for a while that doubles with
+    each further try. The first replica that serves ends it.
+
+    Args:
+        quotas: What ResourceQuota objects bound, as far as they could be read.
     """
     starts = remember_starts(past, state)
     if starts != past.starts:
         past = replace(past, starts=starts)
     if state.spec_replicas is None:
         return past
-    missing = _missing(state)
+    missing = state.missing
     if (
         not missing
         and past.missing_since_s is None
@@ -63,9 +74,13 @@ def notice(past: VariantMemory, state: VariantState, at_s: float, policy: Policy
         why for replica in state.replicas if (why := why_blocked(replica, start, at_s)) is not None
     ]
     blocked = len(reasons)
-    if state.refused is not None and since_s is not None and at_s - since_s > start:
-        blocked += missing
-        reasons.append(f"{missing} pods refused for {at_s - since_s:.0f} s: {state.refused}")
+    if state.refused is not None and since_s is not None:
+        # What a pod that terminates holds of a quota comes back in a moment.
+        ending = any(replica.phase is Phase.TERMINATING for replica in state.replicas)
+        full = not ending and any(q.left < q.uses(state.variant) for q in quotas)
+        if full or at_s - since_s > start:
+            blocked += missing
+            reasons.append(f"{missing} pods refused for {at_s - since_s:.0f} s: {state.refused}")
     return replace(
         past,
         missing_since_s=since_s,
@@ -84,11 +99,6 @@ def standing(past: VariantMemory, state: VariantState, at_s: float) -> Standing:
         exists + max(0, int(published) - current),
         None if setback is None else setback.infeasible(at_s),
     )
-
-
-def _missing(state: VariantState) -> int:
-    there = sum(replica.phase is not Phase.TERMINATING for replica in state.replicas)
-    return max(0, (state.spec_replicas or 0) - there)
 
 
 def _setback(

@@ -141,6 +141,8 @@ class Variant:
         max_num_batched_tokens: Most tokens that one replica computes in a step; ``None`` where
             nothing says.
         tolerations: Taints of nodes that its pods tolerate.
+        resource: The name under which its pods request their devices, such as ``nvidia.com/gpu``;
+            ``None`` where nothing says, or where there are several.
 
     Raises:
         ValueError: A number is negative or not finite, or ``min_replicas`` is above
@@ -159,6 +161,7 @@ class Variant:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     tolerations: tuple[Toleration, ...] = ()
+    resource: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost_per_h) and self.cost_per_h >= 0):

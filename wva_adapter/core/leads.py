@@ -60,7 +60,7 @@ def why_blocked(replica: ReplicaState, start: float, at_s: float) -> str | None:
 
 
 def coming(
-    state: VariantState, start: float, at_s: float, missing_since_s: float | None = None
+    state: VariantState, start: float, at_s: float, past: VariantMemory | None = None
 ) -> Sequence[tuple[float, float]]:
     """Return when each replica on its way is expected, and the share of it that still counts.
 
@@ -69,8 +69,8 @@ def coming(
 
     Args:
         start: How long replicas take.
-        missing_since_s: Since when pods that were asked for are not there; ``None`` where that is
-            news, or none are missing.
+        past: Since when pods that were asked for are not there, and whether they get no place;
+            ``None`` where nothing is remembered.
 
     Returns:
         Seconds from now, at least 0, and a share from 0 to 1; one entry per replica on its way.
@@ -85,8 +85,9 @@ def coming(
         for replica in state.replicas
         if replica.phase is Phase.STARTING
     )[: state.starting]
-    asked_at_s = at_s if missing_since_s is None else missing_since_s
-    refused = state.refused is not None and at_s - asked_at_s > start
+    asked_at_s = at_s if past is None or past.missing_since_s is None else past.missing_since_s
+    blocked_now = past is not None and past.setback is not None and past.setback.blocked > 0
+    refused = state.refused is not None and (blocked_now or at_s - asked_at_s > start)
     pods += [(asked_at_s, refused)] * (state.starting - len(pods))
     expected = []
     for since_s, blocked in pods:
@@ -99,4 +100,4 @@ def coming(
 def on_their_way(state: VariantState, past: VariantMemory, at_s: float, policy: Policy) -> float:
     """Return how many replicas on their way count, late ones in part."""
     start = start_s(past.starts, policy)
-    return math.fsum(share for _, share in coming(state, start, at_s, past.missing_since_s))
+    return math.fsum(share for _, share in coming(state, start, at_s, past))

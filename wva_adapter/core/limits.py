@@ -40,6 +40,8 @@ def limit_accelerators(decisions: Decisions, case: Case) -> Decisions:
     if not _asks(decisions, case):
         return decisions
     problem = scarcity(decisions, case)
+    if not problem.supply.bounded:
+        return decisions
     grants = share(
         problem.requests,
         problem.supply,
@@ -68,7 +70,8 @@ def scarcity(decisions: Decisions, case: Case) -> Scarcity:
 
 
 def _asks(decisions: Decisions, case: Case) -> bool:
-    return case.inventory.bounded and any(d.desired > d.current for d in decisions.values())
+    bounded = case.inventory.bounded or bool(case.quotas)
+    return bounded and any(d.desired > d.current for d in decisions.values())
 
 
 def _request(
@@ -104,6 +107,7 @@ def _request(
                 pending=_without_devices(state),
                 tolerations=variant.tolerations,
                 power_w=watts,
+                resource=variant.resource,
             )
         )
     wanted = {decision.key: decision.desired for decision in members}
@@ -163,8 +167,22 @@ def _supply(decisions: Decisions, case: Case) -> Supply:
                 quota.accelerator,
             )
             for quota in inventory.quotas
-        ),
+        )
+        + _of_objects(case),
     )
+
+
+def _of_objects(case: Case) -> tuple[Quota, ...]:
+    """Return the ResourceQuotas that bound some variant, as the objects have them now."""
+    found = []
+    for quota in case.quotas:
+        takers = [s for s in case.states.values() if quota.uses(s.variant)]
+        if takers:
+            # What was asked for and is not there yet will take of it what it needs.
+            due = sum(quota.uses(state.variant) * state.missing for state in takers)
+            left = max(0, quota.left - due)
+            found.append(Quota(quota.namespace, str(quota), left, resource=quota.resource))
+    return tuple(found)
 
 
 def _previous(decisions: Decisions, case: Case) -> Counts | None:

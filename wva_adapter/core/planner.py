@@ -65,6 +65,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             s,
             snapshot.at_s,
             of_variant[s.variant.key],
+            snapshot.quotas or (),
         )
         for s in states
     }
@@ -165,6 +166,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         nodes=snapshot.nodes,
         unknown=tuple(s for s in states if s.spec_replicas is None),
         proposal=snapshot.proposal,
+        quotas=snapshot.quotas or (),
     )
     decisions = _undisputed_all(case)
     for rule in RULES:

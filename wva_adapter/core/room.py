@@ -7,22 +7,41 @@ from dataclasses import dataclass, field
 
 from wva_adapter.core.allocation import Option
 from wva_adapter.core.fleet import NodeState, Toleration, VariantKey
+from wva_adapter.core.inventory import taken
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Devices that pods of one namespace may still request.
+    """What pods of one namespace may still request.
 
     Attributes:
         name: What its operator calls it.
-        left: Devices that are left of it now, at least 0.
-        accelerator: The type that it counts; ``None`` where it counts all.
+        left: What is left of it now, at least 0.
+        accelerator: The type of the devices that it counts; ``None`` where it counts all.
+        resource: What a ResourceQuota object counts: devices by the name under which pods request
+            them, or pods; ``None`` where the settings have the quota.
     """
 
     namespace: str
     name: str
     left: int
     accelerator: str | None = None
+    resource: str | None = None
+
+    def uses(self, option: Option) -> int:
+        """Return what one replica takes of it."""
+        if option.key.namespace != self.namespace:
+            return 0
+        if self.resource is None:
+            return option.devices if self.accelerator in (None, option.accelerator) else 0
+        return taken(self.resource, option.resource, option.devices)
+
+    def lacks(self, left: int, needed: int) -> str:
+        """Return in words that too little is left for a replica."""
+        kind, unit = "quota", "devices"
+        if self.resource is not None:
+            kind, unit = "ResourceQuota", self.resource
+        return f"{kind} {self.name} of namespace {self.namespace} has {left} {unit} left, {needed} needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +119,22 @@ class Room:
     def take(self, option: Option) -> str | None:
         """Take the devices of one more replica; return why there are none, ``None`` if taken."""
         devices, accelerator = option.devices, option.accelerator
-        if devices == 0:
-            return None
         limit = None if accelerator is None else self._supply.limits.get(accelerator)
-        if limit is not None and accelerator is not None:
+        if limit is not None and accelerator is not None and devices:
             held = self._held[accelerator]
             if held + devices > limit:
                 return f"{accelerator} limited to {limit} devices, {held} in use, {devices} needed"
-        quotas = [
-            index
-            for index, quota in enumerate(self._supply.quotas)
-            if quota.namespace == option.key.namespace and quota.accelerator in (None, accelerator)
-        ]
-        for index in quotas:
-            if self._left[index] < devices:
-                quota = self._supply.quotas[index]
-                return (
-                    f"quota {quota.name} of namespace {quota.namespace} has "
-                    f"{self._left[index]} devices left, {devices} needed"
-                )
+        uses = [quota.uses(option) for quota in self._supply.quotas]
+        short = [i for i, needed in enumerate(uses) if self._left[i] < needed]
+        if short:
+            # Where several are too small, the one with room for the fewest is the one to raise.
+            least = min(short, key=lambda i: (self._left[i] / uses[i], i))
+            return self._supply.quotas[least].lacks(self._left[least], uses[least])
         why = self._take_node(option)
         if why is not None:
             return why
-        for index in quotas:
-            self._left[index] -= devices
+        for index, needed in enumerate(uses):
+            self._left[index] -= needed
         if limit is not None and accelerator is not None:
             self._held[accelerator] += devices
         return None
@@ -144,14 +155,7 @@ class Room:
             for accelerator, limit in sorted(self._supply.limits.items())
         ]
         for quota, left in zip(self._supply.quotas, self._left, strict=True):
-            counted = (
-                o
-                for o in options
-                if o.devices
-                and o.key.namespace == quota.namespace
-                and quota.accelerator in (None, o.accelerator)
-            )
-            found.append(Bound(left, {o.key: o.devices for o in counted}))
+            found.append(Bound(left, {o.key: n for o in options if (n := quota.uses(o))}))
         if self._supply.nodes is not None:
             found += self._node_bounds(sized)
         return tuple(bound for bound in found if bound.uses)

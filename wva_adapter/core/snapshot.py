@@ -8,7 +8,7 @@ from enum import Enum
 
 from wva_adapter.core.fleet import NodeState, Variant, VariantKey
 from wva_adapter.core.guards import Guard
-from wva_adapter.core.inventory import Inventory
+from wva_adapter.core.inventory import Inventory, ResourceQuota
 
 LARGEST = 1e15
 """No counter, time or count that anything reports honestly is larger."""
@@ -204,6 +204,12 @@ class VariantState(_Kept):
             return ready
 
     @property
+    def missing(self) -> int:
+        """How many replicas that its target asks for do not exist, those that terminate aside."""
+        there = sum(replica.phase is not Phase.TERMINATING for replica in self.replicas)
+        return max(0, (self.spec_replicas or 0) - there)
+
+    @property
     def starting(self) -> int:
         """How many replicas are on their way: asked for and not ready, whether or not a pod exists."""
         return 0 if self.spec_replicas is None else max(0, self.spec_replicas - len(self.ready))
@@ -246,6 +252,8 @@ class Snapshot:
         inventory: What the operator says there is to put replicas on.
         proposal: Counts that were found beside the cycle for an earlier snapshot, where
             accelerators are scarce; ``None`` without one.
+        quotas: What ResourceQuota objects bound in the namespaces of the variants; ``None`` where
+            none could be read.
 
     Raises:
         ValueError: Two variants have one name, or the time is none.
@@ -258,6 +266,7 @@ class Snapshot:
     guards: tuple[Guard, ...] = ()
     inventory: Inventory = field(default_factory=Inventory)
     proposal: Mapping[VariantKey, int] | None = None
+    quotas: tuple[ResourceQuota, ...] | None = None
 
     def __post_init__(self) -> None:
         _check(self, "snapshot", ("at_s",))

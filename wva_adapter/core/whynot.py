@@ -155,7 +155,7 @@ def outlook(key: VariantKey, decisions: Decisions, case: Case) -> tuple[str, ...
     said = []
     past = case.memory.get(key, VariantMemory())
     takes_s = start_s(past.starts, policy)
-    expected = coming(state, takes_s, case.at_s, past.missing_since_s)
+    expected = coming(state, takes_s, case.at_s, past)
     if expected:
         first, last = min(t for t, _ in expected), max(t for t, _ in expected)
         when = f"{first:.0f} s" if round(first) == round(last) else f"{first:.0f} to {last:.0f} s"

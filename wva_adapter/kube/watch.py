@@ -81,6 +81,8 @@ class Watch(Generic[Kind]):
         absent_for_s: Where the cluster may lack the kind altogether, as without KEDA: how long
             until it is looked for again, with no objects until then. ``None`` where a kind that
             is missing is a failure.
+        forbidden_for_s: Where it does without the kind if it may not read it: how long until it
+            asks again, with no objects until then. ``None`` where that is a failure.
         clock: Seconds on any scale, such as ``time.monotonic``.
     """
 
@@ -95,6 +97,7 @@ class Watch(Generic[Kind]):
         field_selector: str = "",
         turn_s: float = 60.0,
         absent_for_s: float | None = None,
+        forbidden_for_s: float | None = None,
     ) -> None:
         self.path = path
         self._selected: dict[str, str] = {"fieldSelector": field_selector} if field_selector else {}
@@ -105,6 +108,8 @@ class Watch(Generic[Kind]):
         self._clock = clock
         self._turn_s = turn_s
         self._absent_for_s = absent_for_s
+        self._forbidden_for_s = forbidden_for_s
+        self._forbidden = False
         self._version: str | None = None
         self._listed = asyncio.Event()
         self._failed_since: float | None = None
@@ -118,6 +123,11 @@ class Watch(Generic[Kind]):
         async with self._progress:
             await self._progress.wait_for(lambda: self._listed.is_set() or self._failures >= most)
         return None if self._listed.is_set() else self._failure
+
+    def readable(self, *, within_s: float) -> bool:
+        """Return whether the objects are those of the cluster, or were ``within_s`` ago."""
+        listed = self._listed.is_set() and not self._forbidden
+        return listed and self.problem(after_s=within_s) is None
 
     def problem(self, *, after_s: float) -> str | None:
         """Return what keeps the objects from being up to date for longer than ``after_s``."""
@@ -144,12 +154,22 @@ class Watch(Generic[Kind]):
                 if self._absent_for_s is not None and _is_absence(error):
                     await self._take({}, version=None)
                     pause_s = self._absent_for_s
+                elif self._forbidden_for_s is not None and _is_forbidden(error):
+                    await self._do_without(error)
+                    pause_s = self._forbidden_for_s
                 else:
                     pause_s = await self._note_failure(error)
             else:
                 # A turn normally lasts as long as asked for; one that ends at once must not spin.
                 pause_s = 0.0 if self._clock() - began > 1 else _FIRST_PAUSE_S
             await asyncio.sleep(pause_s)
+
+    async def _do_without(self, error: ClusterError) -> None:
+        if not self._forbidden:
+            what = {"resource": self.path, "problem": with_remedy(error)}
+            log.warning("not readable, decided without it", extra=what)
+        await self._take({}, version=None)
+        self._forbidden = True
 
     async def _note_failure(self, error: ClusterError) -> float:
         if self._failed_since is None:
@@ -189,6 +209,7 @@ class Watch(Generic[Kind]):
 
     async def _take(self, found: dict[ObjectKey, Kind], *, version: str | None) -> None:
         self.objects, self._version = found, version
+        self._forbidden = False
         self._note_success()
         async with self._progress:
             self._listed.set()
@@ -260,6 +281,17 @@ class Watch(Generic[Kind]):
         except msgspec.DecodeError as error:
             log.warning("object left out", extra={"resource": self.path, "problem": str(error)})
             return None
+
+
+def with_remedy(error: ClusterError) -> str:
+    """Return what went wrong, with the permission that is missing where one is."""
+    if not _is_forbidden(error):
+        return str(error)
+    return f"{error}; the adapter's role needs the verbs list and watch on it"
+
+
+def _is_forbidden(error: ClusterError) -> bool:
+    return isinstance(error, Refused) and error.status == 403
 
 
 def _is_absence(error: ClusterError) -> bool:

@@ -557,6 +557,9 @@ def pages(name: str) -> st.SearchStrategy[ReplicaState]:
         problem=st.none() | st.just("timed out"),
         unscheduled=st.sampled_from([None, None, "Unschedulable", "SchedulingGated"]),
         unscheduled_since_s=st.none() | TIMES,
+        node=st.sampled_from([None, "n0", "n1", "n2"]),
+        deletion_cost=st.sampled_from([None, None, -3]),
+        ordinal=st.sampled_from([None, None, 7]),
     )
 
 
@@ -568,16 +571,19 @@ def variants(name: str) -> st.SearchStrategy[Variant]:
         tolerance_up=st.sampled_from([0.0, 0.1]),
     )
     return st.builds(
-        lambda model, cost, low, span, who: a_variant(
-            name,
-            model_id=model,
-            cost=cost,
-            minimum=low,
-            maximum=None if span is None else low + span,
-            reader=who,
+        lambda model, cost, low, span, who: replace(
+            a_variant(
+                name,
+                model_id=model,
+                cost=cost,
+                minimum=low,
+                maximum=None if span is None else low + span,
+                reader=who,
+            ),
+            resource="nvidia.com/gpu",
         ),
         model=st.sampled_from(["llama", "qwen"]),
-        cost=st.floats(0, 20),
+        cost=st.just(3.0) | st.floats(0, 20),
         low=st.integers(0, 3),
         span=st.none() | st.integers(0, 20),
         who=st.none() | reader,
@@ -665,6 +671,17 @@ INVENTORIES = st.builds(
     ).map(tuple),
     st.booleans(),
 )
+QUOTAS = st.none() | st.lists(
+    st.builds(
+        ResourceQuota,
+        st.sampled_from(["chat", "chat", "code"]),
+        st.sampled_from(["q", "r"]),
+        st.sampled_from(["requests.nvidia.com/gpu", "pods", "count/pods"]),
+        st.integers(0, 9),
+        st.integers(0, 9),
+    ),
+    max_size=2,
+).map(tuple)
 PROPOSALS = st.none() | st.dictionaries(
     st.sampled_from([a_key(f"v{i}") for i in range(4)]), st.integers(0, 9)
 )
@@ -684,6 +701,7 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
                 nodes=draw(NODES),
                 inventory=draw(INVENTORIES),
                 proposal=draw(PROPOSALS),
+                quotas=draw(QUOTAS),
             )
         )
         at_s += draw(st.sampled_from([0.0, 1.0, 5.0, 5.0, 60.0, 700.0]))
@@ -752,6 +770,8 @@ def test_the_order_of_what_is_handed_in_changes_nothing(
                 replace(state, replicas=state.replicas[::-1]) for state in snapshot.variants[::-1]
             ),
             guards=snapshot.guards[::-1],
+            nodes=snapshot.nodes and snapshot.nodes[::-1],
+            quotas=snapshot.quotas and snapshot.quotas[::-1],
         )
         for snapshot in history
     ]

@@ -175,7 +175,7 @@ def _supply(decisions: Decisions, case: Case) -> Supply:
 def _of_objects(case: Case) -> tuple[Quota, ...]:
     """Return the ResourceQuotas that bound some variant, as the objects have them now."""
     found = []
-    for quota in case.quotas:
+    for quota in sorted(case.quotas, key=lambda q: (q.namespace, q.name, q.key)):
         takers = [s for s in case.states.values() if quota.uses(s.variant)]
         if takers:
             # What was asked for and is not there yet will take of it what it needs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -448,6 +448,68 @@ def test_more_accelerators_never_lower_the_demand_that_is_served(
     less, greater = served(devices), served(devices + more)
     for name, count in less.items():
         assert greater[name] >= count
+
+
+CYCLE_S = 20.0
+RESTLESS = Policy(
+    analysis="saturation", scale_down_window_s=0, peak_window_s=0, down_period_s=CYCLE_S
+)
+
+
+def lived(
+    demands: Sequence[Sequence[float]], limits: Sequence[int], policy: Policy
+) -> list[tuple[float, ...]]:
+    """What each model serves at the end of each cycle, in full replicas.
+
+    Args:
+        demands: By cycle, what comes for each model, in full replicas.
+        limits: By cycle, the devices that there are; each replica has one.
+    """
+    memory, current, served = Memory(), [1] * len(demands[0]), []
+    for cycle, (demand, limit) in enumerate(zip(demands, limits, strict=True)):
+        at_s = CYCLE_S * cycle
+        states = tuple(
+            a_state(
+                a_variant(f"m{i}", model_id=f"m{i}", maximum=None),
+                usage=min(1.0, comes / there),
+                ready=there,
+                at_s=at_s,
+            )
+            for i, (comes, there) in enumerate(zip(demand, current, strict=True))
+        )
+        made, memory = plan(
+            Snapshot(at_s, states, inventory=Inventory({"A100": limit})), policy, memory
+        )
+        current = [made.decisions[state.variant.key].desired for state in states]
+        served.append(tuple(map(min, demand, current)))
+    return served
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 3).flatmap(
+        lambda models: st.lists(
+            st.lists(st.floats(0, 6), min_size=models, max_size=models), min_size=1, max_size=4
+        )
+    ),
+    st.integers(1, 12),
+    st.integers(0, 12),
+    st.integers(1, 6),
+    st.integers(0, 12),
+)
+def test_in_a_history_more_accelerators_lower_at_no_time_the_demand_that_is_served(
+    phases: list[list[float]], spell: int, devices: int, more: int, since: int
+) -> None:
+    """Demand changes every so many cycles, and from some cycle on there are more devices."""
+    demands = [demand for demand in phases for _ in range(spell)]
+    fewer = [devices] * len(demands)
+    grown = [devices + more * (cycle >= since) for cycle in range(len(demands))]
+
+    less = lived(demands, fewer, RESTLESS)
+    greater = lived(demands, grown, RESTLESS)
+
+    for before, after in zip(less, greater, strict=True):
+        assert all(a >= b for a, b in zip(after, before, strict=True))
 
 
 @settings(max_examples=500, deadline=None)

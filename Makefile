@@ -27,7 +27,7 @@ test: setup  ## the tests; COVERAGE=1 measures branch coverage, which takes twic
 	$(if $(COVERAGE),$(RUN)coverage combine -q && $(RUN)coverage report --skip-covered --skip-empty)
 
 e2e: setup  ## a real control plane moves real pods; needs Go
-	$(RUN)python -m tests.e2e.binaries && $(RUN)pytest -o addopts= -s -ra tests/e2e $(ARGS)
+	$(RUN)python -m tests.e2e.binaries && $(RUN)pytest -o addopts= -ra -n 2 --dist loadgroup --durations 20 tests/e2e $(ARGS)
 
 e2e-engine: setup  ## a real vLLM on the CPU, measured; 6 GB the first time, an hour
 	PATH="$(abspath $(dir $(UV))):$$PATH" $(RUN)python -m tests.engine $(ARGS)

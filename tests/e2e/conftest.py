@@ -20,6 +20,18 @@ from wva_adapter.emulator.node import NodeAgent
 MakeStage = Callable[..., Awaitable[Stage]]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the stories of one cluster stay together where two processes share the work.
+
+    Those of the common cluster are one lot, since the rights used are counted over all of them, and
+    those of every other file are one each.
+    """
+    for item in items:
+        common = "control_plane" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("common" if common else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """One event loop for all stories: engines and nodes outlive a single one."""

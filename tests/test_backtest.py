@@ -17,7 +17,7 @@ from wva_adapter.backtest.bounds import bound
 from wva_adapter.backtest.page import page
 from wva_adapter.cli import commands
 from wva_adapter.collect.record import open_recording
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.errors import ConfigError
 from wva_adapter.sim import files
 from wva_adapter.sim.contenders import contender
@@ -93,7 +93,7 @@ def test_which_way_counts_are_off_is_by_what_ran_beside_them(
     policy: str, fewer_s: float, more_s: float, sign: str | None
 ) -> None:
     moments = [a_moment(0.0, 1.0)]
-    judged = judge(policy, ("ns", "m"), moments, {}, {KEY: (1,)}, {KEY: (1,)})
+    judged = judge(policy, LoadKey("ns", "m"), moments, {}, {KEY: (1,)}, {KEY: (1,)})
     assert bound(replace(judged, enough_s=100.0, fewer_s=fewer_s, more_s=more_s)) == sign
 
 
@@ -137,7 +137,7 @@ def test_a_count_is_enough_short_or_nobody_knows(
 ) -> None:
     moments = [a_moment(at_s, demand, waiting=waiting) for at_s in (0.0, 10.0)]
     counts = {KEY: (count, count)}
-    judged = judge("p", ("ns", "m"), moments, {KEY: 8.0}, counts, counts)
+    judged = judge("p", LoadKey("ns", "m"), moments, {KEY: 8.0}, counts, counts)
     spent = {
         "enough": judged.enough_s,
         "short": judged.short_s,
@@ -150,7 +150,7 @@ def test_a_count_is_enough_short_or_nobody_knows(
 def test_a_pause_in_the_recording_counts_for_nothing() -> None:
     moments = [a_moment(at_s, 1.0) for at_s in (0.0, 10.0, 1000.0, 1010.0)]
     counts = {KEY: (1, 1, 1, 1)}
-    judged = judge("p", ("ns", "m"), moments, {KEY: 8.0}, counts, counts)
+    judged = judge("p", LoadKey("ns", "m"), moments, {KEY: 8.0}, counts, counts)
     assert judged.enough_s == judged.replica_hours * 3600 == 20.0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import a_key, a_variant
 from wva_adapter.core.decision import Decision, Plan
-from wva_adapter.core.fleet import Variant
+from wva_adapter.core.fleet import LoadKey, Variant
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policy import Policy
@@ -395,4 +395,4 @@ def test_what_a_gateway_counted_in_a_short_cycle_is_not_lost() -> None:
     memory = arrived(1006.0, 150, memory)  # an onset brought this one forward
     memory = arrived(1010.0, 190, memory)
     # 140 of the 5 s from 1,005 s on
-    assert memory.models["chat", "llama"].arrivals.rate_per_s == pytest.approx(28)
+    assert memory.models[LoadKey("chat", "llama")].arrivals.rate_per_s == pytest.approx(28)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.builders import a_key, filled
 from wva_adapter.core.arrivals import ArrivalHistory
+from wva_adapter.core.fleet import LoadKey
 from wva_adapter.core.forecast import forecast
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory, Window
 from wva_adapter.core.remembered import bounded, from_document, to_document
@@ -33,7 +34,9 @@ def with_days(history: ArrivalHistory, rate_per_s: float, *, seed: int = 0) -> A
 
 
 def remembered(history: ArrivalHistory) -> Memory:
-    return Memory(models={("chat", "llama"): ModelMemory(analysis="demand", arrivals=history)})
+    return Memory(
+        models={LoadKey("chat", "llama"): ModelMemory(analysis="demand", arrivals=history)}
+    )
 
 
 def through_text(memory: Memory) -> Memory:
@@ -59,7 +62,7 @@ def test_a_bounded_memory_comes_back_as_it_was_and_cannot_be_bounded_further() -
 @pytest.mark.parametrize("rate_per_s", [0.1, 1.0, 20.0, 200.0, 5000.0])
 def test_a_restart_with_a_bounded_memory_makes_no_jump(rate_per_s: float) -> None:
     history = arrivals(rate_per_s)
-    kept = bounded(remembered(history)).models["chat", "llama"].arrivals
+    kept = bounded(remembered(history)).models[LoadKey("chat", "llama")].arrivals
 
     before, after = (forecast(h, 7200.0, lead_s=135.0, attainment=0.98) for h in (history, kept))
 
@@ -77,7 +80,7 @@ def test_a_hundred_variants_take_at_most_a_megabyte(rate_per_s: float) -> None:
     memory = bounded(
         Memory(
             variants={a_key(): VariantMemory(counts, starts=((1.7e9, 123.456),) * 20)},
-            models={("chat", "llama"): one},
+            models={LoadKey("chat", "llama"): one},
         )
     )
 
@@ -87,7 +90,7 @@ def test_a_hundred_variants_take_at_most_a_megabyte(rate_per_s: float) -> None:
 def test_the_largest_minutes_are_not_rounded_to_infinity() -> None:
     history = replace(arrivals(1.0), minutes=np.full(3, 65504, "<f2").tobytes())
 
-    kept = bounded(remembered(history)).models["chat", "llama"].arrivals
+    kept = bounded(remembered(history)).models[LoadKey("chat", "llama")].arrivals
 
     assert np.frombuffer(kept.minutes, "<f2").max() == 57344  # 1.75 * 2 ** 15
 

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from tests.builders import a_key
 from wva_adapter.core.allocation import Option
-from wva_adapter.core.fleet import NodeState
+from wva_adapter.core.fleet import LoadKey, NodeState
 from wva_adapter.core.room import Quota, Supply
 from wva_adapter.core.sharing import (
     Grants,
-    ModelKey,
     ModelRequest,
     Objective,
     feasible,
@@ -77,7 +76,7 @@ def test_a_partial_grant_says_by_what_it_was_limited() -> None:
     grants = share([a_request(5, an_option("v"))], Supply(nodes(3)))
     assert counts(grants) == {"v": 3}
     assert grants.limited == {a_key("v"): "5 wanted, 3 granted: 0 A100 free, 1 needed"}
-    assert grants.unmet == {ModelKey("chat", "v"): pytest.approx(0.4)}
+    assert grants.unmet == {LoadKey("chat", "v"): pytest.approx(0.4)}
 
 
 def test_what_one_variant_cannot_get_the_next_gets() -> None:

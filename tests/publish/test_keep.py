@@ -16,6 +16,7 @@ from aiohttp import web
 
 from tests.builders import a_state, decide
 from tests.collect.apiserver import ApiServer, Document
+from wva_adapter.core.fleet import LoadKey
 from wva_adapter.core.memory import Memory, ModelMemory
 from wva_adapter.core.remembered import bounded, to_document
 from wva_adapter.errors import ConfigError
@@ -138,7 +139,7 @@ async def test_a_write_that_fails_is_told_until_one_succeeds_and_harms_nothing(
     beside.mkdir()  # where the next one is prepared there is something else
 
     for _ in range(2):
-        await one.save(Memory(models={("chat", "other"): ModelMemory()}))
+        await one.save(Memory(models={LoadKey("chat", "other"): ModelMemory()}))
 
     (problem,) = one.problems
     assert f"{path}: cannot be written: Is a directory; a restart would not know" in problem

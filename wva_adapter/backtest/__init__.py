@@ -72,6 +72,7 @@ def _document(judged: Judged) -> dict[str, Any]:
         "policy": judged.policy,
         "namespace": judged.model[0],
         "model_id": judged.model[1],
+        "role": judged.model.role,
         "replica_hours": judged.replica_hours,
         "usd": judged.usd,
         "bound": bound(judged),
@@ -225,7 +226,7 @@ class _Read:
 def tables(tested: Comparison) -> Iterator[Table]:
     """Return a table for each model, the counts that really ran first."""
     for model in tested.found.moments:
-        table = of_policies(f"{model[0]}/{model[1]}", _HEADINGS)
+        table = of_policies(str(model), _HEADINGS)
         for judged in tested.found.judged:
             if judged.model == model:
                 table.add_row(judged.policy, *_cells(judged))

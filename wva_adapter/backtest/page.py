@@ -11,6 +11,7 @@ from wva_adapter.sim.hindsight import LEARNED_OFF, Judged
 
 if TYPE_CHECKING:
     from wva_adapter.backtest import Comparison
+    from wva_adapter.core.fleet import LoadKey
 
 _MOST_MOMENTS = 1500
 
@@ -29,12 +30,12 @@ def page(tested: Comparison) -> str:
     return f"{before}{get_plotlyjs()}{between}{data}{after}"
 
 
-def _model(tested: Comparison, model: tuple[str, str]) -> dict[str, Any]:
+def _model(tested: Comparison, model: LoadKey) -> dict[str, Any]:
     moments = tested.found.moments[model]
     every = max(1, len(moments) // _MOST_MOMENTS)
     carried = tested.found.carried
     return {
-        "name": "/".join(model),
+        "name": str(model),
         "at_ms": [round(1000 * m.at_s) for m in moments[::every]],
         "demand_per_s": [m.demand_per_s for m in moments[::every]],
         "policies": [

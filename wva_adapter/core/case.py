@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.feasibility import Standing
-from wva_adapter.core.fleet import NodeState, VariantKey
+from wva_adapter.core.fleet import LoadKey, NodeState, VariantKey
 from wva_adapter.core.guards import Guard
 from wva_adapter.core.inventory import Inventory, ResourceQuota
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import ModelKey, ModelMemory, VariantMemory
+from wva_adapter.core.memory import ModelMemory, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.power import draw_of
 from wva_adapter.core.snapshot import VariantState
@@ -27,14 +27,14 @@ class Case:
         at_s: Unix time now.
         policies: By variant, windows and steps.
         states: The variants as they stand.
-        loads: Per variant, the load of its model.
+        loads: Per variant, the load of its model, or of its role's part of it.
         wanted: Counts of the allocation, one step at most.
         floors: Counts that carry what had to be kept within the scale-down window.
-        models: Per namespace and model, its past with this cycle in it.
+        models: Per load, its past with this cycle in it.
         memory: Per variant, its past.
         standings: Per variant, what exists of it and whether more would get a place.
         limits: Per variant, why there can be no more, where its model needs more than all carry.
-        rests: Per namespace and model, whether it may go without replicas.
+        rests: Per load, whether it may go without replicas.
         guards: What the operator holds counts by.
         inventory: What replicas may be put on.
         nodes: The nodes with accelerators; ``None`` where they could not be read.
@@ -49,11 +49,11 @@ class Case:
     loads: Mapping[VariantKey, ModelLoad]
     wanted: Mapping[VariantKey, int]
     floors: Mapping[VariantKey, int]
-    models: Mapping[ModelKey, ModelMemory]
+    models: Mapping[LoadKey, ModelMemory]
     memory: Mapping[VariantKey, VariantMemory]
     standings: Mapping[VariantKey, Standing]
     limits: Mapping[VariantKey, str]
-    rests: Mapping[ModelKey, Rest]
+    rests: Mapping[LoadKey, Rest]
     guards: tuple[Guard, ...] = ()
     inventory: Inventory = field(default_factory=Inventory)
     nodes: tuple[NodeState, ...] | None = None
@@ -67,12 +67,11 @@ class Case:
         each = draw_of(variant.accelerator, self.inventory.draws).at(share)
         return variant.accelerators_per_replica * each
 
-    def models_of(self, decisions: Decisions) -> Iterator[tuple[ModelKey, Sequence[Decision]]]:
-        """Yield each model with the decisions on its variants, in the order of their keys."""
-        groups: dict[ModelKey, list[Decision]] = defaultdict(list)
+    def by_load(self, decisions: Decisions) -> Iterator[tuple[LoadKey, Sequence[Decision]]]:
+        """Yield each load with the decisions on those who share it, in the order of their keys."""
+        groups: dict[LoadKey, list[Decision]] = defaultdict(list)
         for key in sorted(decisions):
-            decision = decisions[key]
-            groups[key.namespace, decision.model_id].append(decision)
+            groups[self.loads[key].key].append(decisions[key])
         yield from sorted(groups.items())
 
     def cheapest(self, decisions: Sequence[Decision]) -> Decision | None:

@@ -134,6 +134,7 @@ def analyze_demand(
     load = ModelLoad(
         namespace=states[0].variant.key.namespace,
         model_id=states[0].variant.model_id,
+        role=states[0].variant.role,
         analysis="demand",
         unit="req/s",
         demand=expected.rate_per_s if known else None,

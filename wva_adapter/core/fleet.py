@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 
 class VariantKey(NamedTuple):
@@ -15,6 +16,22 @@ class VariantKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+Role = Literal["both", "prefill", "decode"]
+"""What a replica does for a request: all of it, or one part of it."""
+
+
+class LoadKey(NamedTuple):
+    """Who shares one load: the variants of one model in one namespace that do the same part of it."""
+
+    namespace: str
+    model_id: str
+    role: Role = "both"
+
+    def __str__(self) -> str:
+        part = "" if self.role == "both" else f" ({self.role})"
+        return f"{self.namespace}/{self.model_id}{part}"
 
 
 class Taint(NamedTuple):
@@ -129,7 +146,7 @@ class Variant:
 
     Attributes:
         model_id: The model that it serves; variants with one model id in one namespace share
-            the model's load.
+            the model's load, those of each role its own part of it.
         target: The scale target as a person would name it: ``Deployment llama-a100``.
         accelerator: Device type, such as ``H100``; ``None`` where nothing says.
         accelerators_per_replica: Devices that one replica occupies.
@@ -143,10 +160,11 @@ class Variant:
         tolerations: Taints of nodes that its pods tolerate.
         resource: The name under which its pods request their devices, such as ``nvidia.com/gpu``;
             ``None`` where nothing says, or where there are several.
+        role: What its replicas do for a request.
 
     Raises:
-        ValueError: A number is negative or not finite, or ``min_replicas`` is above
-            ``max_replicas``.
+        ValueError: A number is negative or not finite, ``min_replicas`` is above
+            ``max_replicas``, or the role is none.
     """
 
     key: VariantKey
@@ -162,8 +180,11 @@ class Variant:
     max_num_batched_tokens: int | None = None
     tolerations: tuple[Toleration, ...] = ()
     resource: str | None = None
+    role: Role = "both"
 
     def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ValueError(f"{self.key}: role {self.role!r}, {want_role(self.role)}")
         if not (math.isfinite(self.cost_per_h) and self.cost_per_h >= 0):
             raise ValueError(
                 f"{self.key}: cost_per_h {self.cost_per_h}, want a finite number of at least 0"
@@ -185,7 +206,19 @@ class Variant:
                 f"min_replicas {self.min_replicas}"
             )
 
+    @property
+    def load_key(self) -> LoadKey:
+        """With whom it shares a load."""
+        return LoadKey(self.key.namespace, self.model_id, self.role)
+
     def clamp(self, replicas: int) -> int:
         """Return the count nearest to ``replicas`` within this variant's bounds."""
         highest = replicas if self.max_replicas is None else min(replicas, self.max_replicas)
         return max(self.min_replicas, highest)
+
+
+def want_role(found: str) -> str:
+    """Return which roles there are, and which one may have been meant."""
+    near = difflib.get_close_matches(found.lower(), get_args(Role), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"want {', '.join(get_args(Role))}{hint}"

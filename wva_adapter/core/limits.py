@@ -9,6 +9,7 @@ from wva_adapter.core.allocation import Option
 from wva_adapter.core.case import Case, Decisions
 from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision
+from wva_adapter.core.fleet import LoadKey
 from wva_adapter.core.inventory import NamespaceQuota
 from wva_adapter.core.power import price_per_h
 from wva_adapter.core.room import Quota, Supply
@@ -60,10 +61,7 @@ def limit_accelerators(decisions: Decisions, case: Case) -> Decisions:
 
 def scarcity(decisions: Decisions, case: Case) -> Scarcity:
     """Return what all models ask for together, as these decisions have it."""
-    requests = tuple(
-        _request(namespace, model_id, members, case)
-        for (namespace, model_id), members in case.models_of(decisions)
-    )
+    requests = tuple(_request(key, members, case) for key, members in case.by_load(decisions))
     # The penalty of changes is one for all; where models differ, the smallest hinders nobody.
     penalty = min((case.policies[key].change_penalty for key in decisions), default=0.0)
     return Scarcity(requests, _supply(decisions, case), penalty)
@@ -74,9 +72,7 @@ def _asks(decisions: Decisions, case: Case) -> bool:
     return bounded and any(d.desired > d.current for d in decisions.values())
 
 
-def _request(
-    namespace: str, model_id: str, members: Sequence[Decision], case: Case
-) -> ModelRequest:
+def _request(key: LoadKey, members: Sequence[Decision], case: Case) -> ModelRequest:
     load = case.loads[members[0].key]
     rises = any(decision.desired > decision.current for decision in members)
     options = []
@@ -113,7 +109,9 @@ def _request(
     wanted = {decision.key: decision.desired for decision in members}
     need = sum(option.capacity * wanted[option.key] for option in options)
     priority = case.policies[members[0].key].priority
-    return ModelRequest(namespace, model_id, need, tuple(options), priority, wanted)
+    return ModelRequest(
+        key.namespace, key.model_id, need, tuple(options), priority, wanted, key.role
+    )
 
 
 def _without_devices(state: VariantState) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import LoadKey, Role, VariantKey
 from wva_adapter.core.forecast import Forecast
 
 
@@ -42,9 +42,12 @@ FULL = Utilization()
 class ModelLoad:
     """Demand and supply of one model in one unit, as one analysis sees them.
 
+    Where some replicas prefill and others decode, each role has a load of its own.
+
     Attributes:
         namespace: Where the model's variants live.
         model_id: The model.
+        role: Of which part of the model's work it is.
         analysis: Which analysis made this.
         unit: What all quantities count.
         demand: What the load takes; ``None`` while nothing was seen.
@@ -85,6 +88,12 @@ class ModelLoad:
     whole_fleet: bool = False
     forecast: Forecast | None = None
     bounds: Mapping[VariantKey, str] = field(default_factory=dict)
+    role: Role = "both"
+
+    @property
+    def key(self) -> LoadKey:
+        """Whose load it is."""
+        return LoadKey(self.namespace, self.model_id, self.role)
 
     @property
     def supply(self) -> float:

@@ -8,15 +8,13 @@ from typing import NamedTuple
 
 from wva_adapter.core.arrivals import ArrivalHistory
 from wva_adapter.core.capacity import Fit
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.core.service_rate import Shape
 from wva_adapter.core.snapshot import GatewayState, ReplicaSample
 from wva_adapter.core.strain import Strain
 from wva_adapter.core.token_memory import TokenMemory
 
 ReplicaKey = tuple[VariantKey, str]
-ModelKey = tuple[str, str]
-"""Namespace and model id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ class VariantMemory:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What is remembered of one model.
+    """What is remembered of one model, or of the part of it that one role does.
 
     Attributes:
         analysis: Which analysis the window belongs to: each has its own unit.
@@ -194,6 +192,6 @@ class Memory:
     """
 
     variants: Mapping[VariantKey, VariantMemory] = field(default_factory=dict)
-    models: Mapping[ModelKey, ModelMemory] = field(default_factory=dict)
+    models: Mapping[LoadKey, ModelMemory] = field(default_factory=dict)
     replicas: Mapping[ReplicaKey, ReplicaMemory] = field(default_factory=dict)
     prior_scale: float = 1.0

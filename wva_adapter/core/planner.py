@@ -11,29 +11,29 @@ from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.demand import analyze_demand, contradictions
 from wva_adapter.core.feasibility import Standing, notice, standing
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.core.guards import pace_window_s
 from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import (
     Memory,
-    ModelKey,
     ModelMemory,
+    Quiet,
     ReplicaKey,
     ReplicaMemory,
     VariantMemory,
     Window,
 )
-from wva_adapter.core.pages import take_pages
+from wva_adapter.core.pages import Pages, take_pages
 from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.power import Draw, draw_of, price_per_h
 from wva_adapter.core.rules import RULES, needed_to_be_seen
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
-from wva_adapter.core.snapshot import Snapshot, VariantState
+from wva_adapter.core.snapshot import GatewayState, Snapshot, VariantState
 from wva_adapter.core.tokens import analyze_tokens
-from wva_adapter.core.zero import Rest, rest
+from wva_adapter.core.zero import Rest, rests
 
 Standings = Mapping[VariantKey, Standing]
 Draws = Mapping[str, Draw]
@@ -57,7 +57,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         The plan, and the memory to hand in with the next snapshot.
     """
     policies = policy if isinstance(policy, Policies) else Policies(policy)
-    states = sorted(snapshot.variants, key=lambda s: (_model(s), s.variant.key))
+    states = sorted(snapshot.variants, key=lambda s: (s.variant.load_key, s.variant.key))
     of_variant = {s.variant.key: policies.of(*_model(s), s.variant.key.name) for s in states}
     noticed = {
         s.variant.key: notice(
@@ -80,16 +80,19 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     load_of: dict[VariantKey, ModelLoad] = {}
     wanted: dict[VariantKey, int] = {}
     floors: dict[VariantKey, int] = {}
-    models: dict[ModelKey, ModelMemory] = {}
+    models: dict[LoadKey, ModelMemory] = {}
     variants = dict(noticed)
     standings: dict[VariantKey, Standing] = {}
     limits: dict[VariantKey, str] = {}
-    rests: dict[ModelKey, Rest] = {}
+    resting, quiet = _rests(
+        states, memory.models, noticed, pages, gateways, snapshot.at_s, policies
+    )
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
-    for model, group in groupby(states, key=_model):
-        members, policy = tuple(group), policies.of(*model)
-        past = memory.models.get(model, ModelMemory())
+    for load_key, group in groupby(states, key=_load_key):
+        members, model = tuple(group), (load_key.namespace, load_key.model_id)
+        policy = policies.of(*model)
+        past = memory.models.get(load_key, ModelMemory())
         if policy.analysis == "demand":
             load, past, learned = analyze_demand(
                 members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
@@ -115,11 +118,8 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         else:
             load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy, noticed)
         loads.append(load)
-        rests[model], quiet = rest(
-            past.quiet, members, noticed, pages, gateways.get(model), snapshot.at_s, policy
-        )
         remembered = _remember_kept(load, snapshot.at_s, past, policy.window_s())
-        models[model] = replace(remembered, quiet=quiet)
+        models[load_key] = replace(remembered, quiet=quiet[load_key])
         standings |= {
             s.variant.key: standing(noticed[s.variant.key], s, snapshot.at_s) for s in members
         }
@@ -135,8 +135,8 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         found = _wanted(load, known, standings, lowering, policy, of_variant, draws)
         wanted |= found
         limits |= _limits(load, found, known, standings)
-        kept = models[model].kept.largest(snapshot.at_s, span_s=load.window_s)
-        if rests[model].sleeps:
+        kept = models[load_key].kept.largest(snapshot.at_s, span_s=load.window_s)
+        if resting[load_key].sleeps:
             floors |= dict.fromkeys(existing, 0)
         else:
             floors |= existing
@@ -160,7 +160,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         memory=variants,
         standings=standings,
         limits=limits,
-        rests=rests,
+        rests=resting,
         guards=snapshot.guards,
         inventory=snapshot.inventory,
         nodes=snapshot.nodes,
@@ -173,9 +173,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         decisions = rule(decisions, case)
     shares = _load_shares(decisions, case)
     decisions = {
-        key: _signalled(
-            d, decidable[key], d.desired * case.watts(key, shares[d.key.namespace, d.model_id])
-        )
+        key: _signalled(d, decidable[key], d.desired * case.watts(key, shares[case.loads[key].key]))
         for key, d in decisions.items()
     }
     after = Memory(
@@ -187,8 +185,35 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     return Plan(snapshot.at_s, decisions, undecided, tuple(loads), case), after
 
 
-def _model(state: VariantState) -> ModelKey:
+def _model(state: VariantState) -> tuple[str, str]:
     return state.variant.key.namespace, state.variant.model_id
+
+
+def _load_key(state: VariantState) -> LoadKey:
+    return state.variant.load_key
+
+
+def _rests(
+    states: Sequence[VariantState],
+    past: Mapping[LoadKey, ModelMemory],
+    variants: Mapping[VariantKey, VariantMemory],
+    pages: Pages,
+    gateways: Mapping[tuple[str, str], GatewayState],
+    at_s: float,
+    policies: Policies,
+) -> tuple[Mapping[LoadKey, Rest], Mapping[LoadKey, Quiet]]:
+    """Return of each load whether it may rest, and for how long nobody has asked its model."""
+    found: dict[LoadKey, Rest] = {}
+    quiet: dict[LoadKey, Quiet] = {}
+    for model, group in groupby(states, key=_model):
+        roles = {key: tuple(its) for key, its in groupby(group, key=_load_key)}
+        known = past.get(next(iter(roles)), ModelMemory()).quiet
+        its_rests, after = rests(
+            known, roles, variants, pages, gateways.get(model), at_s, policies.of(*model)
+        )
+        found |= its_rests
+        quiet |= dict.fromkeys(roles, after)
+    return found, quiet
 
 
 def _wanted(
@@ -393,14 +418,14 @@ def _undisputed(state: VariantState) -> Decision:
     )
 
 
-def _load_shares(decisions: Decisions, case: Case) -> Mapping[ModelKey, float]:
-    """Return by model which share of what its desired replicas can carry the demand takes."""
+def _load_shares(decisions: Decisions, case: Case) -> Mapping[LoadKey, float]:
+    """Return by load which share of what its desired replicas can carry the demand takes."""
     shares = {}
-    for model, members in case.models_of(decisions):
+    for key, members in case.by_load(decisions):
         load = case.loads[members[0].key]
         carried = sum(load.capacity.get(d.key, 0.0) * d.desired for d in members)
         unknown = load.demand is None or carried <= 0
-        shares[model] = 1.0 if unknown else min(1.0, (load.demand or 0.0) / carried)
+        shares[key] = 1.0 if unknown else min(1.0, (load.demand or 0.0) / carried)
     return shares
 
 

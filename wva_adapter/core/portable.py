@@ -101,7 +101,9 @@ def _codecs(kind: Any, item_bytes: int) -> _Codec:
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = get_type_hints(kind)
         members = [_codec(hints[name], 1) for name in kind._fields]
-        return _fixed(members, lambda values: kind(*values))
+        # Documents of before a field was added end before it.
+        fewest = len(members) - len(getattr(kind, "_field_defaults", ()))
+        return _fixed(members, lambda values: kind(*values), fewest)
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         return _many(_codec(arguments[0], 1), tuple)
     if origin is tuple:
@@ -206,13 +208,18 @@ def _many(each: _Codec, collect: Callable[[list[Any]], Any]) -> _Codec:
     return _Codec(lambda values: [each.encode(value) for value in values], decode)
 
 
-def _fixed(members: list[_Codec], collect: Callable[[list[Any]], Any]) -> _Codec:
+def _fixed(
+    members: list[_Codec], collect: Callable[[list[Any]], Any], fewest: int | None = None
+) -> _Codec:
     def encode(values: tuple[Any, ...]) -> list[Any]:
         return [member.encode(value) for member, value in zip(members, values, strict=True)]
 
     def decode(document: object) -> Any:
         values = []
-        for number, item in enumerate(_listed(document, len(members))):
+        items = _listed(document, None)
+        if not (len(members) if fewest is None else fewest) <= len(items) <= len(members):
+            raise _found(document, f"a list of {len(members)}")
+        for number, item in enumerate(items):
             try:
                 values.append(members[number].decode(item))
             except _Wrong as wrong:

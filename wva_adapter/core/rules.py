@@ -16,6 +16,7 @@ from wva_adapter.core.limits import limit_accelerators
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.power import price_per_h
 from wva_adapter.core.removal import removal_order
+from wva_adapter.core.roles import pair_roles
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.shadow import reckon
 from wva_adapter.core.signal import smallest_seen
@@ -69,7 +70,7 @@ def follow_demand(decisions: Decisions, case: Case) -> Decisions:
 def wake_from_zero(decisions: Decisions, case: Case) -> Decisions:
     """Bring one replica where requests wait and there is none, and no second one meanwhile."""
     woken = dict(decisions)
-    for model, members in case.models_of(decisions):
+    for model, members in case.by_load(decisions):
         found = case.rests[model]
         chosen = case.cheapest(members) if found.wakes is not None else None
         for decision in members:
@@ -90,7 +91,7 @@ def wake_from_zero(decisions: Decisions, case: Case) -> Decisions:
 def sleep_to_zero(decisions: Decisions, case: Case) -> Decisions:
     """Take a model's last replica only where nobody asks for it, as counters prove."""
     slept = dict(decisions)
-    for model, members in case.models_of(decisions):
+    for model, members in case.by_load(decisions):
         found = case.rests[model]
         if found.wakes is not None:
             continue
@@ -139,7 +140,7 @@ def settle_down(decisions: Decisions, case: Case) -> Decisions:
         if case.floors[key] > floor:
             floor = case.floors[key]
             load = case.loads[key]
-            kept = case.models[load.namespace, load.model_id].kept
+            kept = case.models[load.key].kept
             most = kept.largest(case.at_s, span_s=load.window_s)
             reasons.append(
                 f"{floor} needed within the last {load.window_s:.0f} s (scale_down_window): "
@@ -457,7 +458,7 @@ def _spend(decisions: dict[VariantKey, Decision], guard: Budget, case: Case) -> 
     for floors in (added, least):
         while exceeds(bill(), guard.usd_per_h):
             able = [key for key in here if counts[key] > floors[key] and prices[key] > 0]
-            able = [key for key in able if not _is_last(key, counts, decisions)]
+            able = [key for key in able if not _is_last(key, counts, case)]
             if not able:
                 break
             # Whoever has most above its floor gives first, so that no model pays for all.
@@ -475,16 +476,12 @@ def _spend(decisions: dict[VariantKey, Decision], guard: Budget, case: Case) -> 
             decisions[key] = replace(named, limited=limited)
 
 
-def _is_last(
-    key: VariantKey, counts: Mapping[VariantKey, int], decisions: Mapping[VariantKey, Decision]
-) -> bool:
-    """Return whether this is the only replica that its model has."""
+def _is_last(key: VariantKey, counts: Mapping[VariantKey, int], case: Case) -> bool:
+    """Return whether this is the only replica that its load has."""
     if counts[key] != 1:
         return False
-    model = decisions[key].model_id
-    return not any(
-        counts[other] for other in counts if other != key and decisions[other].model_id == model
-    )
+    load = case.loads[key]
+    return not any(counts[o] for o in counts if o != key and case.loads[o].key == load.key)
 
 
 def shadow(decisions: Decisions, case: Case) -> Decisions:
@@ -513,6 +510,7 @@ RULES: tuple[Rule, ...] = (
     free_nodes,
     escape_tolerance,
     limit_accelerators,
+    pair_roles,
     apply_guards,
     stay_in_bounds,
     shadow,

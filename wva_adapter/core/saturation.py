@@ -165,6 +165,7 @@ def analyze_saturation(
     return ModelLoad(
         namespace=described[0].key.namespace,
         model_id=described[0].model_id,
+        role=described[0].role,
         analysis="saturation",
         unit="replicas",
         demand=sum(fill.replicas(policy) for fill in seen + unseen) if seen else None,

@@ -6,11 +6,10 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from wva_adapter.core.allocation import Option, allocate
 from wva_adapter.core.change import replace
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import LoadKey, Role, VariantKey
 from wva_adapter.core.room import Room, Supply
 
 Counts = Mapping[VariantKey, int]
@@ -29,16 +28,6 @@ is worse than several that miss a little."""
 _PRIORITY_STEP = 100.0
 _PRIORITY_STEPS = 3
 """Each class of priority outweighs the next by so much; the classes below the fourth are alike."""
-
-
-class ModelKey(NamedTuple):
-    """The variants that share one load."""
-
-    namespace: str
-    model_id: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.model_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +63,7 @@ class ModelRequest:
         options: Its variants, keys unique.
         priority: Larger ones are served first.
         wanted: The counts that it would like; ``None`` for its own cheapest plan.
+        role: Which part of the model's work asks.
     """
 
     namespace: str
@@ -82,11 +72,12 @@ class ModelRequest:
     options: tuple[Option, ...]
     priority: int = 0
     wanted: Counts | None = None
+    role: Role = "both"
 
     @property
-    def key(self) -> ModelKey:
-        """Which model it is."""
-        return ModelKey(self.namespace, self.model_id)
+    def key(self) -> LoadKey:
+        """Whose load it is."""
+        return LoadKey(self.namespace, self.model_id, self.role)
 
     def unmet(self, counts: Counts) -> float:
         """Return the share of the need that these counts leave unmet, 0 to 1."""
@@ -126,7 +117,7 @@ class Grants:
 
     counts: Counts
     limited: Mapping[VariantKey, str]
-    unmet: Mapping[ModelKey, float]
+    unmet: Mapping[LoadKey, float]
     value: Value
     method: str = "greedy"
 
@@ -142,7 +133,7 @@ class _Turn:
     closed: dict[VariantKey, str] = field(default_factory=dict)
 
     @property
-    def rank(self) -> tuple[int, float, ModelKey]:
+    def rank(self) -> tuple[int, float, LoadKey]:
         need = self.request.need
         return -self.request.priority, self.served / need if need > 0 else 1.0, self.request.key
 
@@ -240,7 +231,7 @@ def price(requests: Iterable[ModelRequest], objective: Objective) -> tuple[Model
     return tuple(priced)
 
 
-def unmet_prices(requests: Sequence[ModelRequest]) -> dict[ModelKey, float]:
+def unmet_prices(requests: Sequence[ModelRequest]) -> dict[LoadKey, float]:
     """Return what each model's wholly unmet need costs at a slope of 1.
 
     It follows the model's own dearest price per capacity, so that the unit of money and the size

@@ -232,6 +232,7 @@ def analyze_tokens(
     load = ModelLoad(
         namespace=states[0].variant.key.namespace,
         model_id=states[0].variant.model_id,
+        role=states[0].variant.role,
         analysis="tokens",
         unit="tokens",
         demand=demand if capacity and (seen or held) else None,

@@ -165,7 +165,7 @@ def outlook(key: VariantKey, decisions: Decisions, case: Case) -> tuple[str, ...
             + (f"; {late} of them late" if late else "")
         )
     wanted, floor = case.wanted[key], case.floors[key]
-    kept = case.models[load.namespace, load.model_id].kept.entries
+    kept = case.models[load.key].kept.entries
     if wanted < min(floor, decisions[key].desired) and len(kept) > 1:
         # The entries fall: what is needed now comes last, the largest need first.
         leaves_s = [max(0.0, at_s + load.window_s - case.at_s) for at_s, _ in kept[:-1]]
@@ -183,7 +183,7 @@ def _decided(key: VariantKey, decisions: Decisions, case: Case) -> dict[VariantK
     return {
         other: decision.desired
         for other, decision in sorted(decisions.items())
-        if (other.namespace, decision.model_id) == (load.namespace, load.model_id)
+        if case.loads[other].key == load.key
     }
 
 

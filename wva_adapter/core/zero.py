@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from wva_adapter.core.change import replace
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.core.leads import on_their_way
 from wva_adapter.core.memory import Quiet, VariantMemory
 from wva_adapter.core.pages import Pages
@@ -17,10 +18,11 @@ from wva_adapter.core.snapshot import GatewayState, VariantState
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What is known of a model's rest.
+    """What is known of a model's rest, and what follows for one of its roles.
 
     Attributes:
-        wakes: Why one replica has to come, where there is none; ``None`` where none has to.
+        wakes: Why one replica of the role has to come, where there is none; ``None`` where none
+            has to.
         waking: Whether that one is on its way.
         sleeps: Whether all replicas may go, or stay away.
         why: Why they may, or may not.
@@ -34,20 +36,23 @@ class Rest:
     complete: bool
 
 
-def rest(
+def rests(
     past: Quiet,
-    states: Sequence[VariantState],
+    roles: Mapping[LoadKey, Sequence[VariantState]],
     variants: Mapping[VariantKey, VariantMemory],
     pages: Pages,
     gateway: GatewayState | None,
     at_s: float,
     policy: Policy,
-) -> tuple[Rest, Quiet]:
-    """Return what is known of one model's rest, and what to remember of it.
+) -> tuple[Mapping[LoadKey, Rest], Quiet]:
+    """Return what is known of one model's rest, by load, and what to remember of it.
+
+    Where some replicas prefill and others decode, neither serves anybody alone: what is asked of
+    one wakes both, and they sleep when neither has work.
 
     Args:
         past: What this returned for the model the last time.
-        states: Its variants, at least one.
+        roles: By load, the variants of the model that share it, at least one.
         variants: Their past.
         pages: What their pages say.
         gateway: What the gateway in front of it reports; ``None`` where there is none.
@@ -56,25 +61,64 @@ def rest(
     """
     fresh = gateway is not None and at_s - gateway.at_s <= policy.stale_after_s
     held = gateway.queued_requests if fresh and gateway is not None else None
+    states = tuple(chain.from_iterable(roles.values()))
     quiet, unproven = _listen(past, states, pages, gateway if fresh else None, at_s, policy)
     if held:
         unproven = f"{held:g} requests wait in the gateway"
         quiet = replace(quiet, since_s=None, asked_at_s=at_s)
     complete = all(state.spec_replicas is not None for state in states)
-    serving = any(state.ready for state in states)
-    empty = not serving and not any(state.spec_replicas for state in states)
-    wakes = None
-    if empty and held:
-        wakes = f"{held:g} requests wait in the gateway and there is no replica"
-    elif empty and quiet.asked_at_s is not None and at_s - quiet.asked_at_s < policy.retention_s:
-        wakes = f"a request came {at_s - quiet.asked_at_s:.0f} s ago and there is no replica"
-    waking = (past.woken and not serving and not empty) and any(
+    asked = None
+    if held:
+        asked = f"{held:g} requests wait in the gateway"
+    elif quiet.asked_at_s is not None and at_s - quiet.asked_at_s < policy.retention_s:
+        asked = f"a request came {at_s - quiet.asked_at_s:.0f} s ago"
+    wakes = {
+        key: f"{asked} and there is no {'' if key.role == 'both' else f'{key.role} '}replica"
+        if asked is not None and _is_empty(members)
+        else None
+        for key, members in roles.items()
+    }
+    waking = {
+        key: past.woken and _is_coming(members, variants, at_s, policy)
+        for key, members in roles.items()
+    }
+    empty = all(_is_empty(members) for members in roles.values())
+    stays = _one_sided(roles)
+    sleeps, why = _may_sleep(quiet, empty and asked is None, unproven, complete, at_s, policy)
+    if sleeps and stays is not None:
+        sleeps, why = False, stays
+    woken = any(waking.values()) or any(why is not None for why in wakes.values())
+    found = {key: Rest(wakes[key], waking[key], sleeps, why, complete) for key in roles}
+    return found, replace(quiet, woken=woken)
+
+
+def _is_empty(states: Sequence[VariantState]) -> bool:
+    return not any(state.ready or state.spec_replicas for state in states)
+
+
+def _is_coming(
+    states: Sequence[VariantState],
+    variants: Mapping[VariantKey, VariantMemory],
+    at_s: float,
+    policy: Policy,
+) -> bool:
+    """Return whether none serves yet, and one is on its way."""
+    return not any(state.ready for state in states) and any(
         on_their_way(state, variants.get(state.variant.key, VariantMemory()), at_s, policy) > 0
         for state in states
     )
-    sleeps, why = _may_sleep(quiet, empty and wakes is None, unproven, complete, at_s, policy)
-    woken = wakes is not None or waking
-    return Rest(wakes, waking, sleeps, why, complete), replace(quiet, woken=woken)
+
+
+def _one_sided(roles: Mapping[LoadKey, Sequence[VariantState]]) -> str | None:
+    """Return why no role may go without replicas: the minimum of another would stay alone."""
+    kept = {
+        key.role: sum(state.variant.min_replicas for state in members)
+        for key, members in roles.items()
+    }
+    staying = [role for role, least in kept.items() if least]
+    if not staying or len(staying) == len(kept):
+        return None
+    return f"min_replicas keeps {kept[staying[0]]} of role {staying[0]}, useless alone"
 
 
 def _may_sleep(

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from wva_adapter.core.fleet import VariantKey
+from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.core.hpa import External, Scale
 from wva_adapter.core.hpa_sync import RECOMMENDED, SYNC_S, Bounds, HpaState, sync
 from wva_adapter.core.leads import start_s
-from wva_adapter.core.memory import Memory, ModelKey
+from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState, Snapshot, VariantState
@@ -44,7 +44,7 @@ class Backtest:
         judged: By model the recorded counts first, under the name ``recorded``, then the policies.
     """
 
-    moments: Mapping[ModelKey, tuple[Moment, ...]]
+    moments: Mapping[LoadKey, tuple[Moment, ...]]
     carried: Mapping[VariantKey, float]
     judged: tuple[Judged, ...]
 
@@ -146,7 +146,7 @@ class _Player(Protocol):
         self,
         snapshot: Snapshot,
         fleets: Mapping[VariantKey, _Fleet],
-        past: Mapping[ModelKey, History],
+        past: Mapping[LoadKey, History],
     ) -> Mapping[VariantKey, int]:
         """Return the counts to set now."""
         ...
@@ -165,7 +165,7 @@ class _Ours:
         self,
         snapshot: Snapshot,
         fleets: Mapping[VariantKey, _Fleet],
-        past: Mapping[ModelKey, History],
+        past: Mapping[LoadKey, History],
     ) -> Mapping[VariantKey, int]:
         states = tuple(fleets[s.variant.key].stand_in(s, snapshot.at_s) for s in snapshot.variants)
         planned, self._memory = plan(replace(snapshot, variants=states), self._policy, self._memory)
@@ -196,21 +196,17 @@ class _Theirs:
     def __init__(self, of: Law, policy: Policy) -> None:
         self._law = of
         self._constants = {"slo_ttft_s": policy.slo_ttft_s, "slo_itl_s": policy.slo_itl_s}
-        self._scalers: dict[ModelKey, tuple[Scaler, float]] = {}
+        self._scalers: dict[LoadKey, tuple[Scaler, float]] = {}
 
     def decide(
         self,
         snapshot: Snapshot,
         fleets: Mapping[VariantKey, _Fleet],
-        past: Mapping[ModelKey, History],
+        past: Mapping[LoadKey, History],
     ) -> Mapping[VariantKey, int]:
         counts: dict[VariantKey, int] = {}
         for model, history in past.items():
-            its = {
-                key: fleet
-                for key, fleet in fleets.items()
-                if (key.namespace, fleet.variant.model_id) == model
-            }
+            its = {key: fleet for key, fleet in fleets.items() if fleet.variant.load_key == model}
             if model not in self._scalers:
                 # A chip's prefill rate is not in a recording; a law that needs it reads nothing.
                 constants = {key.name: self._constants for key in its}
@@ -314,7 +310,7 @@ class _Play:
     def take(
         self,
         snapshot: Snapshot,
-        histories: Mapping[ModelKey, History],
+        histories: Mapping[LoadKey, History],
         takes_s: Mapping[VariantKey, float],
     ) -> None:
         at_s = snapshot.at_s
@@ -347,8 +343,8 @@ class _Tape:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._pages: dict[tuple[VariantKey, str], deque[ReplicaSample]] = {}
-        self.histories: dict[ModelKey, History] = {}
-        self.moments: dict[ModelKey, list[Moment]] = defaultdict(list)
+        self.histories: dict[LoadKey, History] = {}
+        self.moments: dict[LoadKey, list[Moment]] = defaultdict(list)
         self.carried: dict[VariantKey, float] = defaultdict(float)
 
     def add(self, snapshot: Snapshot, policy: Policy) -> Mapping[VariantKey, float]:
@@ -356,15 +352,15 @@ class _Tape:
         learning = replace(policy, analysis="demand")
         planned, self._memory = plan(snapshot, learning, self._memory)
         gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
-        loads = {(load.namespace, load.model_id): load for load in planned.loads}
-        models: dict[ModelKey, list[VariantState]] = defaultdict(list)
+        loads = {load.key: load for load in planned.loads}
+        models: dict[LoadKey, list[VariantState]] = defaultdict(list)
         for state in snapshot.variants:
-            models[state.variant.key.namespace, state.variant.model_id].append(state)
+            models[state.variant.load_key].append(state)
             self._watch(state, policy)
         for model, states in models.items():
             load = loads.get(model)
             demand = None if load is None else load.demand
-            gateway = gateways.get(model)
+            gateway = gateways.get((model.namespace, model.model_id))
             self.histories.setdefault(model, History()).add(snapshot.at_s, states, gateway, demand)
             pages = [r.sample for s in states for r in s.ready if r.sample is not None]
             queued = sum(page.queued_requests or 0.0 for page in pages)

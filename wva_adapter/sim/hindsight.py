@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from wva_adapter.core.fleet import VariantKey
-from wva_adapter.core.memory import ModelKey
+from wva_adapter.core.fleet import LoadKey, VariantKey
 
 LEARNED_OFF = 1.15
 """What a replica can do was learned to within so much: more than that it does not carry."""
@@ -89,7 +88,7 @@ class Judged:
     """
 
     policy: str
-    model: ModelKey
+    model: LoadKey
     replica_hours: float
     usd: float
     enough_s: float
@@ -105,7 +104,7 @@ class Judged:
 
 def judge(
     policy: str,
-    model: ModelKey,
+    model: LoadKey,
     moments: Sequence[Moment],
     carried: Mapping[VariantKey, float],
     counts: Mapping[VariantKey, Sequence[int]],

@@ -173,6 +173,20 @@ _REQUESTS = 100.0
 _FEWEST_REQUESTS = 30.0
 
 
+class Prompts(NamedTuple):
+    """What prompts took, one after another, with nothing beside them.
+
+    Attributes:
+        requests: How many there were.
+        tokens: Tokens computed of each.
+        seconds: Time that each took.
+    """
+
+    requests: float
+    tokens: float
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """What is known of one variant's times; a value, made by ``fresh_fit`` and ``learn``.
@@ -280,6 +294,37 @@ class Fit:
             full_batch=full_batch,
         )
 
+    def learn_prompts(self, works: Sequence[Prompts]) -> Fit:
+        """Return the fit with what prompts alone took, on a replica that does nothing else."""
+        if not works:
+            return self
+        requests = math.fsum(one.requests for one in works)
+        inputs = self.input_lengths.learn(
+            requests, math.fsum(one.requests * one.tokens for one in works)
+        )
+        added, weight = _add_up_work(works, self.times.d_s)
+        each = FAST_MEMORY if inputs.outside else MEMORY
+        kept = each ** len(works) * min(1.0, 1 / max(1.0, (1 - each) * self.weight))
+        recent = RECENT ** len(works)
+        prior = _prior_moments(self.prior)
+        moments = tuple(
+            [
+                kept * m + (1 - kept) * p + n
+                for m, p, n in zip(self.moments, prior, added, strict=True)
+            ]
+        )
+        total = kept * self.weight + weight
+        return replace(
+            self,
+            times=_best_times(moments),
+            moments=moments,
+            recent=tuple([recent * m + n for m, n in zip(self.recent, added, strict=True)]),
+            recent_weight=recent * self.recent_weight + weight,
+            weight=total,
+            samples=self.samples + len(works),
+            input_lengths=inputs.moved(max(1 - kept, weight / total)),
+        )
+
 
 class _Sums(NamedTuple):
     """What the intervals of one cycle say together."""
@@ -304,6 +349,24 @@ def _weight(share: float, seen_s: float, expected_s: float) -> float:
     one that took twice.
     """
     return share / (expected_s * max(seen_s, expected_s))
+
+
+def _add_up_work(works: Sequence[Prompts], token_s: float) -> tuple[Moments, float]:
+    """Return the moments of what prompts alone took, and how many whole samples that is.
+
+    Args:
+        works: What they took.
+        token_s: What is believed so far of a token's time.
+    """
+    m33 = m34 = m44 = total = 0.0
+    for requests, tokens, seconds in works:
+        share = min(1.0, requests / _FULL_PROMPTS)
+        w = _weight(share, seconds, token_s * tokens or seconds)
+        m33 += w * tokens * tokens
+        m34 += w * tokens * seconds
+        m44 += w * seconds * seconds
+        total += share
+    return (*(0.0,) * 12, m33, m34, m44), total
 
 
 def _add_up_prompts(intervals: Sequence[Interval], tokens: float, times: Times) -> Moments:

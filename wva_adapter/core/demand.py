@@ -10,16 +10,24 @@ from statistics import median
 
 from wva_adapter.core.capacity import Fit, Times, fresh_fit
 from wva_adapter.core.change import replace
-from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.fleet import Role, Variant, VariantKey
 from wva_adapter.core.forecast import Forecast, forecast
 from wva_adapter.core.interval import Interval, unusable
 from wva_adapter.core.leads import coming, start_s
-from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
 from wva_adapter.core.pages import Pages, is_stuck
+from wva_adapter.core.parts import (
+    against_one,
+    in_prompt_tokens,
+    learn,
+    part_rate,
+    prompt_tokens,
+    slo_of,
+)
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.priors import generic_prior, scaled_prior
-from wva_adapter.core.service_rate import ServiceRate, Shape, Slo, service_rate
+from wva_adapter.core.service_rate import ServiceRate, Shape, Slo
 from wva_adapter.core.snapshot import GatewayState, VariantState
 from wva_adapter.core.strain import strained
 
@@ -69,6 +77,9 @@ def analyze_demand(
     policy: Policy,
     memory: Memory,
     past: ModelMemory,
+    *,
+    part: Role = "both",
+    before: Sequence[VariantState] = (),
 ) -> tuple[ModelLoad, ModelMemory, Mapping[VariantKey, VariantMemory]]:
     """Return the load of one model, in requests per second, and what it taught.
 
@@ -80,8 +91,10 @@ def analyze_demand(
         policy: SLO, service level, windows.
         memory: The past of variants.
         past: The past of the model.
+        part: What these variants do for a request.
+        before: Variants that requests pass before they come to these.
     """
-    seen = _look(states, pages, gateway, past, at_s)
+    seen = _look(states, pages, gateway, past, at_s, before)
     learned = (
         past
         if seen.arrivals is None
@@ -94,9 +107,10 @@ def analyze_demand(
         learned, gateway=gateway if counted else past.gateway, shape=past.shape.learn(news)
     )
     usable = {state.variant.key: _usable(state, pages, memory) for state in states}
-    variants = _learn(states, pages, usable, memory)
+    variants = _learn(states, pages, usable, memory, part)
+    slo = slo_of(part, Slo(policy.slo_ttft_s, policy.slo_itl_s))
     rates = {
-        state.variant.key: _rate(state, variants[state.variant.key], learned.shape, policy)
+        state.variant.key: _rate(state, variants[state.variant.key], learned.shape, slo, part)
         for state in states
     }
     less = past.strain.at(at_s)
@@ -125,8 +139,8 @@ def analyze_demand(
         need = max(need, supply)
     ratio = strained(
         chain.from_iterable(usable.values()),
-        policy.slo_ttft_s,
-        policy.slo_itl_s,
+        slo.ttft_s,
+        slo.itl_s,
     )
     fits = seen.waiting < 1 and need <= ready * utilization.of(replicas)
     learned = replace(learned, strain=past.strain.after(at_s, ratio, fits=fits))
@@ -145,13 +159,19 @@ def analyze_demand(
         capacity=capacity,
         window_s=policy.window_s(expected.confidence),
         utilization=utilization,
-        binding=_binding(
-            base, backlog, level.drain_s, need, supply, seen, crowd, utilization.of(replicas), less
-        ),
-        notes=_notes(expected, rates, seen),
+        binding="",
         whole_fleet=True,
         forecast=expected,
         bounds={key: rate.binding for key, rate in rates.items()},
+    )
+    unit = 1.0
+    if part == "prefill":
+        unit = prompt_tokens(learned.shape)
+        load = in_prompt_tokens(load, unit)
+    load = replace(
+        load,
+        binding=_binding(base * unit, backlog, level.drain_s, load, seen, crowd, less),
+        notes=_notes(expected, load, {k: r.rate_per_s * unit for k, r in rates.items()}, seen),
     )
     return load, learned, variants
 
@@ -172,6 +192,7 @@ def _look(
     gateway: GatewayState | None,
     past: ModelMemory,
     at_s: float,
+    before: Sequence[VariantState],
 ) -> Seen:
     waiting = 0.0
     rate: float | None = None
@@ -186,6 +207,10 @@ def _look(
                 waiting += memory.page.queued_requests or 0.0
             if memory.arrivals_per_s is not None:
                 rate = (rate or 0.0) + memory.arrivals_per_s
+    if before and rate is not None:
+        # What they cannot do in time is not less asked for.
+        passing = (m.arrivals_per_s for s in before for _, m in pages.ready[s.variant.key])
+        rate = max(rate, math.fsum(each or 0.0 for each in passing))
     since_s = past.arrivals.at_s
     # The first cycle that sees arrivals counts those of the interval between its pages.
     span_s = _SHORTEST_CYCLE_S if since_s is None else at_s - since_s
@@ -238,6 +263,7 @@ def _learn(
     pages: Pages,
     usable: Mapping[VariantKey, Sequence[Interval]],
     memory: Memory,
+    part: Role,
 ) -> Mapping[VariantKey, VariantMemory]:
     """Return what is remembered of the variants, with what their new pages teach."""
     learned: dict[VariantKey, VariantMemory] = {}
@@ -254,7 +280,7 @@ def _learn(
         ]
         learned[key] = replace(
             past,
-            fit=fit.learn(usable[key]),
+            fit=learn(part, fit, usable[key]),
             kv_cache_tokens=median(sizes) if sizes else past.kv_cache_tokens,
         )
     return learned
@@ -282,21 +308,16 @@ def _prior(state: VariantState, states: Sequence[VariantState], memory: Memory) 
     )
 
 
-def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Policy) -> ServiceRate:
+def _rate(
+    state: VariantState, memory: VariantMemory, shape: Shape, slo: Slo, part: Role
+) -> ServiceRate:
     fit = memory.fit
     assert fit is not None  # every variant that was looked at has one
     places = state.variant.max_num_seqs
     if places is None and fit.full_batch is not None:
         places = round(fit.full_batch)
-    return service_rate(
-        fit.times,
-        shape,
-        Slo(policy.slo_ttft_s, policy.slo_itl_s),
-        max_num_seqs=places,
-        kv_cache_tokens=memory.kv_cache_tokens,
-        context_tokens=fit.context_tokens,
-        prior=fit.prior,
-        weight=fit.weight,
+    return part_rate(
+        part, fit, shape, slo, max_num_seqs=places, kv_cache_tokens=memory.kv_cache_tokens
     )
 
 
@@ -371,19 +392,20 @@ def _binding(
     base: float,
     backlog: float,
     drain_s: float,
-    need: float,
-    supply: float,
+    load: ModelLoad,
     seen: Seen,
     crowd: float,
-    utilization: float,
     less: float,
 ) -> str:
-    parts = f"{base:.3g} req/s to be ready for"
+    parts = f"{figure(base)} {load.unit} to be ready for"
+    if load.role != "both":
+        parts += f" {against_one(load.capacity)}"
     if backlog >= 1:
         parts += f" and {backlog:.0f} waiting to be served within {drain_s:.0f} s"
-    verb = ">" if need > supply else "≤"
+    verb = ">" if load.need > load.supply else "≤"
     words = (
-        f"{parts}: {need:.3g} {verb} {supply:.3g} req/s that replicas carry at {utilization:.0%}"
+        f"{parts}: {figure(load.need)} {verb} {figure(load.supply)} {load.unit} that replicas "
+        f"carry at {load.utilization.of(load.replicas):.0%}"
     )
     if seen.waiting >= 1:
         words += f"; {seen.waiting:g} wait, so none goes"
@@ -395,12 +417,12 @@ def _binding(
 
 
 def _notes(
-    expected: Forecast, rates: Mapping[VariantKey, ServiceRate], seen: Seen
+    expected: Forecast, load: ModelLoad, each: Mapping[VariantKey, float], seen: Seen
 ) -> tuple[str, ...]:
     notes = [expected.why]
     notes += [
-        f"{key.name}: {rate.rate_per_s:.3g} req/s per replica, {rate.binding}"
-        for key, rate in rates.items()
+        f"{key.name}: {figure(each[key])} {load.unit} per replica, {bound}"
+        for key, bound in load.bounds.items()
     ]
     for word, which in (("stuck", seen.stuck), ("asleep", seen.asleep)):
         if which:

@@ -167,7 +167,7 @@ def unusable(interval: Interval, state: ReplicaState, *, caught_up: bool = False
             return f"{state.name} was ready for {max(0.0, age_s):.0f} s only, want {WARM_UP_S:.0f}"
         if age_s < INHERITED_S and interval.queued_before and not caught_up:
             return f"{state.name} drains the {interval.queued_before:g} that waited when it came"
-    if interval.itl_count <= 0 and interval.queued:
+    if interval.itl_count <= 0 and not interval.started and interval.queued:
         return f"{state.name} is stuck: {interval.queued:g} wait and no token was generated"
     return None
 

@@ -38,6 +38,11 @@ FULL = Utilization()
 """The capacity as it is: thresholds already leave what must stay free."""
 
 
+def figure(amount: float) -> str:
+    """Return an amount in three digits as people write it: 0.123, 45.6, 12,300."""
+    return f"{float(f'{amount:.3g}'):,.0f}" if amount >= 1000 else f"{amount:.3g}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLoad:
     """Demand and supply of one model in one unit, as one analysis sees them.

@@ -28,6 +28,7 @@ from wva_adapter.core.pages import Pages, take_pages
 from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.power import Draw, draw_of, price_per_h
+from wva_adapter.core.roles import part_of
 from wva_adapter.core.rules import RULES, needed_to_be_seen
 from wva_adapter.core.saturation import analyze_saturation, remember_peaks
 from wva_adapter.core.signal import shape
@@ -89,13 +90,27 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     )
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
-    for load_key, group in groupby(states, key=_load_key):
-        members, model = tuple(group), (load_key.namespace, load_key.model_id)
+    sharing = {key: tuple(its) for key, its in groupby(states, key=_load_key)}
+    for load_key, members in sharing.items():
+        model = (load_key.namespace, load_key.model_id)
         policy = policies.of(*model)
         past = memory.models.get(load_key, ModelMemory())
         if policy.analysis == "demand":
+            part = load_key.role
+            before: Sequence[VariantState] = ()
+            if part == "decode":
+                before = sharing.get(load_key._replace(role="prefill"), ())
+                part = part_of(part, {other.role for other in sharing if other[:2] == model})
             load, past, learned = analyze_demand(
-                members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
+                members,
+                pages,
+                gateways.get(model),
+                snapshot.at_s,
+                policy,
+                memory,
+                past,
+                part=part,
+                before=before,
             )
             variants |= learned
             doubts = contradictions(learned)
@@ -117,6 +132,8 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             past = replace(past, tokens=tokens)
         else:
             load = analyze_saturation(members, pages.replicas, snapshot.at_s, policy, noticed)
+        if load.role != "both":
+            load = replace(load, binding=f"{load.role}: {load.binding}")
         loads.append(load)
         remembered = _remember_kept(load, snapshot.at_s, past, policy.window_s())
         models[load_key] = replace(remembered, quiet=quiet[load_key])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from wva_adapter.core.case import Case, Decisions
 from wva_adapter.core.decision import Decision
@@ -16,7 +16,7 @@ PARTNERS: Mapping[Role, tuple[Role, ...]] = {
 """Who does the other part of a request: one of these is wanted beside each role."""
 
 
-def missing_partner(key: LoadKey, roles: Sequence[Role]) -> str | None:
+def missing_partner(key: LoadKey, roles: Collection[Role]) -> str | None:
     """Return what is wrong with a model that has one role without its partner, in words.
 
     Args:
@@ -37,6 +37,13 @@ def missing_partner(key: LoadKey, roles: Sequence[Role]) -> str | None:
         f"{key.namespace}/{key.model_id} has no variant of role {wanted[0]} beside its role "
         f"{key.role} (llm-d.ai/role): {does[key.role]}"
     )
+
+
+def part_of(role: Role, roles: Collection[Role]) -> Role:
+    """Return which part of a request a role does where a model has these ones."""
+    if role == "decode" and "prefill" not in roles:
+        return "both"
+    return role
 
 
 def pair_roles(decisions: Decisions, case: Case) -> Decisions:

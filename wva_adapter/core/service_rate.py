@@ -195,8 +195,7 @@ def service_rate(
     bounds = _Bounds.of(shape, slo, max_num_seqs, kv_cache_tokens, context_tokens)
     found = bounds.largest(times)
     # Slower times never give a larger rate, so most need no look at what the prior would give.
-    widened = min(_WIDEST, 1 + weight / WIDENING)
-    fast, slow = FASTEST**widened, SLOWEST**widened
+    fast, slow = _speeds(weight)
     if not times.at_least(prior, 1 / fast):
         highest = bounds.largest(prior.scaled(1 / fast)).rate_per_s
         if found.rate_per_s > highest:
@@ -206,6 +205,31 @@ def service_rate(
         if found.rate_per_s < lowest:
             return bounds.at(times, lowest, _kept(slow, found))
     return found
+
+
+def believable(seconds: float, prior_s: float, weight: float) -> tuple[float, str | None]:
+    """Return one learned time as near to what was believed at first as ``service_rate`` keeps it.
+
+    Args:
+        seconds: What was learned.
+        prior_s: What was believed at first, positive.
+        weight: Whole samples that ``seconds`` comes from.
+
+    Returns:
+        The time, and in words what it is that of; ``None`` where it is the learned one.
+    """
+    fast, slow = _speeds(weight)
+    kept_s = min(max(seconds, prior_s / fast), prior_s / slow)
+    if kept_s == seconds:
+        return seconds, None
+    speed = fast if kept_s > seconds else slow
+    return kept_s, f"a replica {speed:.3g} times as fast as believed at first"
+
+
+def _speeds(weight: float) -> tuple[float, float]:
+    """Return how many times as fast and as slow as believed a replica may be."""
+    widened = min(_WIDEST, 1 + weight / WIDENING)
+    return FASTEST**widened, SLOWEST**widened
 
 
 def expected_itl_s(
@@ -415,15 +439,16 @@ def _latency(name: str, expected_s: float, slo_s: float, share: float, batch: fl
     """Say which latency binds at which batch."""
     if expected_s <= slo_s * share * (1 + 2 * _PRECISION):
         return (
-            f"{name} latency of {_duration(expected_s)} at a batch of {batch:.0f}, "
-            f"SLO {_duration(slo_s)}"
+            f"{name} latency of {duration(expected_s)} at a batch of {batch:.0f}, "
+            f"SLO {duration(slo_s)}"
         )
     return (
-        f"{name} latency of {_duration(expected_s)} at a batch of {batch:.0f}: SLO "
-        f"{_duration(slo_s)} cannot be kept, so {LEAST_SHARE:.0%} of what the "
+        f"{name} latency of {duration(expected_s)} at a batch of {batch:.0f}: SLO "
+        f"{duration(slo_s)} cannot be kept, so {LEAST_SHARE:.0%} of what the "
         "replica could serve without it counts"
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a latency as people write it: 1.25 s, 60 ms."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

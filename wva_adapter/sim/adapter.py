@@ -139,9 +139,6 @@ class AdapterScaler:
 
 def _variant(deployed: Deployed, behavior: Behavior | None, shaped: bool) -> Variant:
     model_id, accelerator, tensor_parallel = deployed.hardware.name.split("/")
-    if deployed.role != "both":
-        # Neither can do the other's work, so each has its own demand to meet.
-        model_id = f"{model_id}-{deployed.role}"
     up = down = 0.1
     if behavior is not None:
         up = up if behavior.up.tolerance is None else behavior.up.tolerance
@@ -159,4 +156,5 @@ def _variant(deployed: Deployed, behavior: Behavior | None, shaped: bool) -> Var
             f"HorizontalPodAutoscaler {deployed.name}", "AverageValue", 1.0, up, down, shaped
         ),
         max_num_seqs=deployed.max_num_seqs,
+        role=deployed.role,
     )

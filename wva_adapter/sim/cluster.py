@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from wva_adapter.core.fleet import Role
 from wva_adapter.core.snapshot import Phase
 from wva_adapter.sim.agenda import PODS, Agenda
 from wva_adapter.sim.hardware import Hardware
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from wva_adapter.sim.router import Gateway
 
 RemovalOrder = Literal["newest", "random", "deletion-cost"]
-
-Role = Literal["both", "prefill", "decode"]
-"""What a replica does for a request: all of it, or one part of it."""
 
 STARTUP_SPREAD = 0.15
 """A start takes up to this share longer or shorter than its mean."""

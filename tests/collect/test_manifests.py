@@ -208,6 +208,53 @@ def test_a_cost_that_is_no_price_is_named_and_the_last_good_configuration_stays(
     assert still_broken.views == good.views
 
 
+@pytest.mark.parametrize(
+    ("annotation", "label", "role"),
+    [
+        (None, None, "both"),
+        ("decode", None, "decode"),
+        (None, "prefill", "prefill"),
+        ("decode", "prefill", "decode"),
+        (None, "prefill-decode", "both"),
+    ],
+)
+def test_the_role_is_what_the_annotation_says_and_else_the_label_of_the_pods(
+    annotation: str | None, label: str | None, role: str
+) -> None:
+    workload = a_workload()
+    if label is not None:
+        workload["spec"]["template"]["metadata"]["labels"] = {"llm-d.ai/role": label}
+    hpa = an_hpa() if annotation is None else an_hpa(role=annotation)
+    result = described(hpas=[hpa], deployments=[workload])
+    assert result.views[0].variant.role == role
+
+
+def test_an_unknown_role_is_refused_with_the_one_that_may_have_been_meant() -> None:
+    good = described(hpas=[an_hpa(role="decode")], deployments=[a_workload()])
+    broken = described(hpas=[an_hpa(role="decoder")], deployments=[a_workload()], before=good)
+    assert broken.views[0].variant.role == "decode"
+    assert broken.problems[0] == (
+        "HorizontalPodAutoscaler chat/llama-a100: annotation llm-d.ai/role: found 'decoder', "
+        "want both, prefill, decode; did you mean decode?"
+    )
+    workload = a_workload()
+    workload["spec"]["template"]["metadata"]["labels"] = {"llm-d.ai/role": "Prefil"}
+    (problem,) = described(hpas=[an_hpa()], deployments=[workload]).problems
+    assert "label llm-d.ai/role on pods of Deployment llama-a100: found 'Prefil'" in problem
+    assert problem.endswith("did you mean prefill?")
+
+
+def test_a_role_without_the_one_that_does_the_other_part_is_a_problem_by_name() -> None:
+    both = [an_hpa(role="prefill"), an_hpa("llama-d", role="decode")]
+    workloads = [a_workload(), a_workload("llama-d")]
+    assert described(hpas=both, deployments=workloads).problems == ()
+    (problem,) = described(hpas=both[:1], deployments=workloads).problems
+    assert problem == (
+        "chat/llama has no variant of role decode beside its role prefill (llm-d.ai/role): "
+        "nobody decodes what it prefills"
+    )
+
+
 def test_a_configuration_that_never_was_good_gives_a_variant_without_a_count() -> None:
     result = described(hpas=[an_hpa(cost="cheap")])
     (view,) = result.views

@@ -102,6 +102,10 @@ def test_a_malformed_url_leaves_that_replica_unseen_and_the_rest_whole(
         ("{name: a, modelid: m}", "variants[0].modelid: unknown key; did you mean model_id?"),
         ("{name: a}", "variants[0].model_id: missing"),
         (
+            "{name: a, model_id: m, role: decoder}",
+            "'both', 'prefill' or 'decode'; did you mean decode?",
+        ),
+        (
             "{name: a, model_id: m, replicas: [8000]}",
             "variants[0].replicas[0]: found 8000, want keys and values",
         ),

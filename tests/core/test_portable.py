@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wva_adapter.core.fleet import LoadKey
 from wva_adapter.core.portable import ITEM_BYTES, from_portable, to_portable
 from wva_adapter.core.snapshot import Phase
 
@@ -108,3 +109,10 @@ def test_a_type_without_a_form_is_refused_when_it_is_met() -> None:
 
     with pytest.raises(TypeError, match="complex"):
         to_portable(Odd(1j))
+
+
+def test_a_document_of_before_a_field_was_added_is_read_with_its_default() -> None:
+    assert from_portable(LoadKey, ["chat", "llama"]) == LoadKey("chat", "llama")
+    assert written(LoadKey("chat", "llama", "decode")) == ["chat", "llama", "decode"]
+    with pytest.raises(ValueError, match="want a list of 3"):
+        from_portable(LoadKey, ["chat"])

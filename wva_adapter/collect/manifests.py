@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast, get_args
 
 from wva_adapter.collect.accelerators import (
     LABEL,
@@ -27,12 +28,14 @@ from wva_adapter.collect.objects import (
     Workload,
 )
 from wva_adapter.collect.pods import read_replica
-from wva_adapter.core.fleet import Toleration, Variant, VariantKey
+from wva_adapter.core.fleet import LoadKey, Role, Toleration, Variant, VariantKey, want_role
+from wva_adapter.core.roles import missing_partner
 from wva_adapter.errors import ConfigError
 from wva_adapter.kube.meta import ObjectKey
 
 MODEL_ID = "llm-d.ai/model-id"
 COST = "llm-d.ai/variant-cost"
+ROLE = "llm-d.ai/role"
 INSTANCE = "wva.llmd.ai/controller-instance"
 EXCLUDE = "wva.llmd.ai/exclude"
 CONFIG_ENABLED = "wva.llmd.ai/config-enabled"
@@ -150,7 +153,22 @@ def describe(
             problem=problem,
             refused=None if target is None else _why_refused(target),
         )
+    problems += _lone_roles(view.variant for view in views.values())
     return Described(tuple(views[key] for key in sorted(views)), kept, tuple(problems), refused)
+
+
+def _lone_roles(variants: Iterable[Variant]) -> list[str]:
+    """Return a sentence for each model of which nobody does the other part of its requests."""
+    roles: dict[tuple[str, str], set[Role]] = {}
+    for variant in variants:
+        key = variant.load_key
+        roles.setdefault((key.namespace, key.model_id), set()).add(key.role)
+    found = [
+        missing_partner(LoadKey(*model, role), its)
+        for model, its in sorted(roles.items())
+        for role in sorted(its)
+    ]
+    return [problem for problem in found if problem is not None]
 
 
 def _why_refused(target: Workload) -> str | None:
@@ -249,12 +267,30 @@ def read_variant(
             max_num_batched_tokens=limits.get("max_num_batched_tokens"),
             tolerations=tolerations,
             resource=resource,
+            role=_read_role(claim, target),
         )
     except ValueError as error:
         raise ConfigError(f"{claim.title}: {error}") from None
     if COST not in annotations:
         return variant
     return replace(variant, cost_per_h=_read_cost(annotations[COST], claim.title))
+
+
+def _read_role(claim: Claim, target: Workload | None) -> Role:
+    """Return what the replicas do: as the autoscaler's annotation says, else their pods' label.
+
+    Raises:
+        ConfigError: It is no role.
+    """
+    found, where = claim.meta.annotations.get(ROLE), f"{claim.title}: annotation {ROLE}"
+    if found is None and target is not None:
+        labels = target.spec.template.metadata.labels
+        found, where = labels.get(ROLE), f"{claim.title}: label {ROLE} on pods of {claim.target}"
+    # llm-d's newer word for it.
+    known = {role: role for role in get_args(Role)} | {"prefill-decode": "both"}
+    if found is None or found in known:
+        return "both" if found is None else cast(Role, known[found])
+    raise ConfigError(f"{where}: found {found!r}, {want_role(found)}")
 
 
 def _engine_limit(spec: PodSpec, name: str) -> int | None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field
 
 from wva_adapter.collect.assemble import ReplicaView, VariantView
-from wva_adapter.core.fleet import Variant, VariantKey
+from wva_adapter.core.fleet import Role, Variant, VariantKey
 from wva_adapter.core.snapshot import Phase
 from wva_adapter.documents import Section, file_stamp, read_document
 from wva_adapter.errors import ConfigError
@@ -43,6 +43,7 @@ class StaticVariant(Section):
     min_replicas: int = Field(1, ge=0)
     max_replicas: int | None = Field(None, ge=0)
     current_replicas: int | None = Field(None, ge=0)
+    role: Role = "both"
     replicas: Annotated[
         tuple[Annotated[StaticReplica, BeforeValidator(_with_url)], ...], Field(strict=False)
     ] = ()
@@ -113,6 +114,7 @@ def read_static(path: Path) -> tuple[VariantView, ...]:
                 cost_per_h=entry.cost_per_h,
                 min_replicas=entry.min_replicas,
                 max_replicas=entry.max_replicas,
+                role=entry.role,
             )
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None

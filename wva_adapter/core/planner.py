@@ -14,7 +14,7 @@ from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.core.guards import pace_window_s
 from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
-from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.memory import (
     Memory,
     ModelMemory,
@@ -383,7 +383,7 @@ def _limits(
         else:
             # One that can still grow does so with the next decision.
             return {}
-    words = f"{load.need:.3g} {load.unit} needed, {max(0.0, carried):.3g} can be carried"
+    words = f"{figure(load.need)} {load.unit} needed, {figure(max(0.0, carried))} can be carried"
     return {key: f"{words}: {why}" for key, why in found.items()}
 
 

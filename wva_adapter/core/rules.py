@@ -13,6 +13,7 @@ from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.freeing import Counts, Ground, Removal, Tenant, exchange, gain
 from wva_adapter.core.guards import Budget, Freeze, Hours, MaxChange, Pin, exceeds
 from wva_adapter.core.limits import limit_accelerators
+from wva_adapter.core.load import figure
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.power import price_per_h
 from wva_adapter.core.removal import removal_order
@@ -144,7 +145,7 @@ def settle_down(decisions: Decisions, case: Case) -> Decisions:
             most = kept.largest(case.at_s, span_s=load.window_s)
             reasons.append(
                 f"{floor} needed within the last {load.window_s:.0f} s (scale_down_window): "
-                f"{most:.4g} {load.unit}"
+                f"{figure(load.keep if most is None else most)} {load.unit}"
             )
         pace = _pace(decision, case)
         if pace is not None and pace[0] > floor:

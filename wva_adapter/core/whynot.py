@@ -10,7 +10,7 @@ from wva_adapter.core.case import Case
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import coming, start_s
-from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.memory import VariantMemory
 from wva_adapter.core.rules import RULES, follow_demand
 
@@ -75,7 +75,9 @@ class WhyNot:
             money = "it costs the same"
         said = list(self.breaks)
         if not said:
-            fits = f"{self.needed:.3g} of the {self.carried:.3g} {self.unit} that it carries"
+            fits = (
+                f"{figure(self.needed)} of the {figure(self.carried)} {self.unit} that it carries"
+            )
             said.append(f"it breaks nothing, but only {fits} are needed")
         return (*said, money)
 
@@ -172,8 +174,8 @@ def outlook(key: VariantKey, decisions: Decisions, case: Case) -> tuple[str, ...
         largest, small = kept[0][1], kept[-1][1]
         said.append(
             f"if the load stays, it may go down from {leaves_s[0]:.0f} s on, when a need of "
-            f"{largest:.3g} {load.unit} leaves the window, and to {wanted} after "
-            f"{leaves_s[-1]:.0f} s, when {small:.3g} {load.unit} is all that is left in it"
+            f"{figure(largest)} {load.unit} leaves the window, and to {wanted} after "
+            f"{leaves_s[-1]:.0f} s, when {figure(small)} {load.unit} is all that is left in it"
         )
     return tuple(said)
 
@@ -215,14 +217,14 @@ def _objections(
     lacking = load.need - carried
     if lacking > _ROUNDING * max(1.0, load.need):
         yield (
-            f"short by {lacking:.3g} {load.unit}: {_words(counts)} "
-            f"{'carries' if sum(counts.values()) == 1 else 'carry'} {carried:.3g}, "
-            f"{load.need:.3g} are needed"
+            f"short by {figure(lacking)} {load.unit}: {_words(counts)} "
+            f"{'carries' if sum(counts.values()) == 1 else 'carry'} {figure(carried)}, "
+            f"{figure(load.need)} are needed"
         )
     elif sum(counts.values()) < sum(current.values()) and carried < load.keep:
         yield (
-            f"too little margin: {_words(counts)} carry {carried:.3g} {load.unit}, a removal must "
-            f"leave {load.keep:.3g}"
+            f"too little margin: {_words(counts)} carry {figure(carried)} {load.unit}, a removal "
+            f"must leave {figure(load.keep)}"
         )
     changed = {
         key: replace(decision, desired=counts.get(key, decision.desired), trail=())

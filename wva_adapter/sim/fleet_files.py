@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from wva_adapter.core.fleet import Role
 from wva_adapter.documents import Duration, Section, read_document
 from wva_adapter.errors import ConfigError
 from wva_adapter.sim.cluster import Deployed
@@ -44,6 +45,7 @@ class _Variant(Section):
     start_replicas: Count | None = None
     startup: Duration = 120.0
     max_num_seqs: Annotated[int, Field(ge=1, le=TOKEN_BUDGET)] = 256
+    role: Role = "both"
 
 
 class _Fleet(Section):
@@ -84,6 +86,12 @@ def read_fleet(file: Path) -> tuple[Deployed, ...]:
         raise ConfigError(
             f"{file}: variants: hardware for {' and '.join(models)}, want one model for all"
         )
+    roles = {d.role for d in fleet.values()}
+    if roles not in ({"both"}, {"prefill", "decode"}):
+        raise ConfigError(
+            f"{file}: variants: roles {', '.join(sorted(roles))}, want prefill and decode, or both "
+            "alone"
+        )
     return tuple(fleet.values())
 
 
@@ -109,6 +117,7 @@ def _deployed(where: str, variant: _Variant, tables: Mapping[str, Hardware]) -> 
         start_replicas=start,
         startup_s=variant.startup,
         max_num_seqs=variant.max_num_seqs,
+        role=variant.role,
     )
 
 

@@ -27,6 +27,7 @@ def document(case: Case) -> Document:
             "namespace": case.state.variant.key.namespace,
             "name": case.state.variant.key.name,
             "target": case.state.variant.target,
+            "role": case.state.variant.role,
         },
         "plan_age_s": round(case.plan_age_s, 3),
         "problem": case.problem,
@@ -77,6 +78,7 @@ def load_document(load: ModelLoad) -> Document:
     """Return a model's load."""
     return {
         "model_id": load.model_id,
+        "role": load.role,
         "analysis": load.analysis,
         "unit": load.unit,
         "demand": load.demand,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from wva_adapter.core.decision import Step
 from wva_adapter.core.fleet import Reader
-from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.snapshot import Phase, ReplicaState
 from wva_adapter.core.whynot import Alternative
@@ -18,7 +18,8 @@ def lines(case: Case) -> Sequence[str]:
     variant, decision = case.state.variant, case.decision
     accelerator = variant.accelerator or "an unknown accelerator"
     price = f"{variant.cost_per_h:g} $/h per replica"
-    told = [f"{variant.key}  {variant.target}, {variant.model_id} on {accelerator}, {price}"]
+    does = "" if variant.role == "both" else f", {variant.role} alone"
+    told = [f"{variant.key}  {variant.target}, {variant.model_id}{does} on {accelerator}, {price}"]
     if decision is not None:
         told.append(
             f"  desired {decision.desired}, now {decision.current}, ready {decision.ready} "
@@ -76,7 +77,7 @@ def _load_lines(case: Case, load: ModelLoad) -> Sequence[str]:
     error = fit.relative_error
     if error is not None:
         learned += f", which it explains within {error:.0%}"
-    return [*told, f"  capacity: {load.capacity[key]:.3g} {load.unit} per replica; {learned}"]
+    return [*told, f"  capacity: {figure(load.capacity[key])} {load.unit} per replica; {learned}"]
 
 
 def _replica_line(replica: ReplicaState, case: Case) -> str:

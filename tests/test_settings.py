@@ -390,3 +390,32 @@ def test_a_number_that_is_negative_or_none_is_refused_by_its_key_wherever_it_sta
     message = refused(f"{SOURCE}{text}\n")
 
     assert path[-1] in message
+
+
+def test_a_model_is_offline_by_class_and_deadline() -> None:
+    settings = parse_settings(
+        f"{SOURCE}overrides: [{{model: batch, class: offline, deadline: 2h}}]", "wva.yaml"
+    )
+    policy = settings.to_policies().of("ns", "batch")
+    assert (policy.request_class, policy.deadline_s) == ("offline", 7200)
+    assert settings.to_policies().of("ns", "other").request_class == "online"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            "policy: {class: ofline}",
+            "policy.class: found 'ofline', want 'online' or 'offline'; did you mean offline?",
+        ),
+        ("policy: {clas: offline}", "policy.clas: unknown key; did you mean class?"),
+        ("policy: {deadline: 0s}", "policy.deadline: found '0s', want greater than 0"),
+        ("policy: {deadline: 60}", "policy.deadline: found 60, want a duration such as"),
+        (
+            "overrides: [{variant: a, class: offline}]",
+            "overrides[0]: class holds for whole models",
+        ),
+    ],
+)
+def test_a_wrong_class_or_deadline_is_refused_by_name(section: str, message: str) -> None:
+    assert message in refused(f"{SOURCE}{section}")

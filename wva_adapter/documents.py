@@ -185,7 +185,9 @@ def _keys_beside(location: tuple[int | str, ...], shape: type[BaseModel]) -> lis
             continue
         field = current.model_fields.get(part)
         current = None if field is None else _section_of(field.annotation)
-    return [] if current is None else list(current.model_fields)
+    if current is None:
+        return []
+    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def _section_of(annotation: object) -> type[BaseModel] | None:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from wva_adapter.calendar import GuardsSection
 from wva_adapter.ciphers import MinVersion, TlsProtocol, check_suite, protocol
 from wva_adapter.core.policies import PER_VARIANT, Override, Policies
-from wva_adapter.core.policy import Analysis, Policy, ServiceLevel
+from wva_adapter.core.policy import Analysis, Policy, RequestClass, ServiceLevel
 from wva_adapter.core.power import Objective
 from wva_adapter.documents import (
     Duration,
@@ -307,6 +307,14 @@ class PolicySection(Section):
         600.0, description="For how long nobody must have asked before it does"
     )
     shadow: bool = Field(False, description="Decide counts and serve none of them")
+    request_class: RequestClass = Field(
+        "online",
+        alias="class",
+        description="What requests are owed: latency (online), or to be done in time (offline)",
+    )
+    deadline: PositiveDuration = Field(
+        86400.0, description="Within so long offline requests are to be done"
+    )
     priority: int = Field(
         0, description="Where accelerators are scarce, models of a larger one are served first"
     )
@@ -428,7 +436,8 @@ class Settings(Section):
 def as_in_file(message: str) -> str:
     """Return a message of the core with the file's names of the policy's fields."""
     for field in fields(Policy):
-        message = message.replace(field.name, _key(field.name))
+        key = _key(field.name)
+        message = message.replace(field.name, PolicySection.model_fields[key].alias or key)
     return message
 
 
@@ -655,6 +664,7 @@ def _describe(section: type[BaseModel], indent: str, *, inherited: bool = True) 
     for name, field in section.model_fields.items():
         if name not in own:
             continue
+        name = field.alias or name
         inner = _inner_section(field)
         if field.default == () and inner is not None:
             yield f"{indent}{name}: []  # {field.description}; of each:"

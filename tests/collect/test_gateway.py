@@ -42,6 +42,23 @@ def test_a_queue_is_summed_over_priorities_and_fairness_ids() -> None:
     assert page.queued_bytes == {"llama": 2048}
 
 
+def test_what_has_a_negative_priority_is_offline() -> None:
+    page = read_gateway(
+        f'{OLD}llm_d_epp_flow_control_queue_size{{{FLOW},priority="2"}} 3\n'
+        f'llm_d_epp_flow_control_queue_size{{{FLOW},priority="-1"}} 4\n'
+        f'llm_d_epp_flow_control_queue_size{{{FLOW},priority="-10"}} 5\n'
+        f'llm_d_epp_request_total{{model_name="llama",priority="0"}} 70\n'
+        f'llm_d_epp_request_total{{model_name="llama",priority="-1"}} 30\n'.encode(),
+        at_s=NOW_S,
+        source="epp",
+    )
+
+    assert page.offline_queued == {"llama": 9}
+    assert page.offline_let_through == {"llama": 30}
+    assert page.queued == {"llama": 12}
+    assert page.let_through == {"llama": 100}
+
+
 def test_a_series_under_its_old_and_its_new_name_counts_once() -> None:
     page = read_gateway(
         f"llm_d_epp_flow_control_queue_size{{{FLOW}}} 3\n"

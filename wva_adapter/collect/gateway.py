@@ -72,6 +72,8 @@ class GatewayPage:
         queued_bytes: Their size, by the name of the model.
         let_through: Requests that a replica was picked for, by the name of the model, a counter;
             ``None`` where it has none.
+        offline_queued: Those of ``queued`` that nobody waits for, of a negative priority.
+        offline_let_through: Those of ``let_through``.
         started_at_s: Unix time at which its process started; ``None`` where it does not say.
     """
 
@@ -79,6 +81,8 @@ class GatewayPage:
     queued: Mapping[str, float] | None = None
     queued_bytes: Mapping[str, float] = field(default_factory=dict)
     let_through: Mapping[str, float] | None = None
+    offline_queued: Mapping[str, float] = field(default_factory=dict)
+    offline_let_through: Mapping[str, float] = field(default_factory=dict)
     started_at_s: float | None = None
 
 
@@ -94,6 +98,8 @@ def gateway_document(page: GatewayPage) -> dict[str, object]:
         "gateway": True,
         "queued_requests": None if page.queued is None else dict(page.queued),
         "queued_bytes": dict(page.queued_bytes),
+        "offline_queued_requests": dict(page.offline_queued),
+        "offline_requests_total": dict(page.offline_let_through),
         "requests_total": None if page.let_through is None else dict(page.let_through),
         "age_s": None if started is None else page.at_s - started,
         "zeros_known": started is not None and page.at_s - started >= YOUNG_S,
@@ -120,12 +126,22 @@ def read_gateway(body: bytes, *, at_s: float, source: str) -> GatewayPage:
         queued=_by_model(queue) if controls else None,
         queued_bytes=_by_model(_first(page, _BYTES)),
         let_through=_by_model(requests) if requests else None,
+        offline_queued=_by_model(filter(_is_offline, queue)),
+        offline_let_through=_by_model(filter(_is_offline, requests)),
         started_at_s=started[0] if started and 0 <= started[0] <= LARGEST else None,
     )
 
 
 def _first(page: Page, names: Iterable[str]) -> tuple[Series, ...]:
     return next((found for name in names if (found := page.of(name))), ())
+
+
+def _is_offline(series: Series) -> bool:
+    """Return whether a series is of a negative priority: sheddable, so nobody waits for it."""
+    try:
+        return int(series.labels.get("priority", "0")) < 0
+    except ValueError:
+        return False
 
 
 def _by_model(series: Iterable[Series]) -> dict[str, float]:
@@ -253,6 +269,8 @@ class GatewayReader:
             queued_requests=queued,
             queued_bytes=max((one.queued_bytes or 0.0 for one in known), default=0.0),
             arrivals_total=arrivals,
+            offline_queued_requests=_most(one.offline_queued_requests for one in known),
+            offline_arrivals_total=_sum(one.offline_arrivals_total for one in known),
         )
 
     def _told(self, watched: _Watched, model_id: str, now_s: float) -> GatewayState | None:
@@ -285,6 +303,7 @@ class GatewayReader:
             queued_bytes=of_model(page.queued_bytes),
             # Requests count as let through once a replica is picked: what waits has come as well.
             arrivals_total=None if through is None else through + (queued or 0.0),
+            **_offline(page, of_model, queued, through),
         )
 
     async def _repeat(self, session: aiohttp.ClientSession, watched: _Watched) -> None:
@@ -326,6 +345,29 @@ class GatewayReader:
             raise CollectError(url, f"timed out after {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise CollectError(url, str(error)) from None
+
+
+def _offline(
+    page: GatewayPage,
+    of_model: Callable[[Mapping[str, float]], float],
+    queued: float | None,
+    through: float | None,
+) -> dict[str, float]:
+    """Return what of a model's requests is offline; nothing where none ever were."""
+    held, passed = of_model(page.offline_queued), of_model(page.offline_let_through)
+    if not (held or passed):
+        return {}
+    found = {} if queued is None else {"offline_queued_requests": held}
+    return found if through is None else {**found, "offline_arrivals_total": passed + held}
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _total(values: Mapping[str, float] | None) -> float:

@@ -16,6 +16,7 @@ from wva_adapter.core.interval import Interval, unusable
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
+from wva_adapter.core.offline import NO_SLO, online, owed_now
 from wva_adapter.core.pages import Pages, is_stuck
 from wva_adapter.core.parts import (
     against_one,
@@ -94,11 +95,17 @@ def analyze_demand(
         part: What these variants do for a request.
         before: Variants that requests pass before they come to these.
     """
+    offline = policy.request_class == "offline"
+    whole, gateway = gateway, online(gateway)
     seen = _look(states, pages, gateway, past, at_s, before)
+    owed = owed_now(past.owed, states, pages, whole, seen.arrivals, at_s, policy)
+    if offline:
+        # Who waits is what is owed, and is owed no place in a queue.
+        seen = replace(seen, waiting=0.0)
     learned = (
-        past
+        replace(past, owed=owed)
         if seen.arrivals is None
-        else replace(past, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s))
+        else replace(past, owed=owed, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s))
     )
     news = [done for state in states for _, done in pages.news.get(state.variant.key, ())]
     # A report whose arrivals were not counted yet is counted from with the next one.
@@ -108,7 +115,7 @@ def analyze_demand(
     )
     usable = {state.variant.key: _usable(state, pages, memory) for state in states}
     variants = _learn(states, pages, usable, memory, part)
-    slo = slo_of(part, Slo(policy.slo_ttft_s, policy.slo_itl_s))
+    slo = NO_SLO if offline else slo_of(part, Slo(policy.slo_ttft_s, policy.slo_itl_s))
     rates = {
         state.variant.key: _rate(state, variants[state.variant.key], learned.shape, slo, part)
         for state in states
@@ -129,9 +136,14 @@ def analyze_demand(
         level.spare_replicas * capacity[cheapest] * utilization.of(replicas), level.familiar_leads
     )
     arriving = max(expected.level_per_s, expected.rate_per_s)
-    crowd = _crowd(states, pages, rates, seen)
-    delayed = seen.waiting + crowd
-    backlog = _carried(delayed, arriving, ready, on_their_way, lead_s)
+    owed_per_s = 0.0 if owed is None else owed.rate_per_s(at_s, policy.deadline_s, lead_s)
+    # What is owed goes where nobody may come after all; it never makes that smaller.
+    base = owed_per_s if offline else max(base, expected.rate_per_s + owed_per_s)
+    delayed = crowd = backlog = 0.0
+    if not offline:
+        crowd = _crowd(states, pages, rates, seen)
+        delayed = seen.waiting + crowd
+        backlog = _carried(delayed, arriving, ready, on_their_way, lead_s)
     need = base + backlog / level.drain_s
     supply = present * utilization.of(replicas)
     if delayed >= 1:
@@ -171,7 +183,10 @@ def analyze_demand(
     load = replace(
         load,
         binding=_binding(base * unit, backlog, level.drain_s, load, seen, crowd, less),
-        notes=_notes(expected, load, {k: r.rate_per_s * unit for k, r in rates.items()}, seen),
+        notes=(
+            *_notes(expected, load, {k: r.rate_per_s * unit for k, r in rates.items()}, seen),
+            *([owed.words(at_s, owed_per_s)] if owed is not None and owed.dues else ()),
+        ),
     )
     return load, learned, variants
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from wva_adapter.core.arrivals import ArrivalHistory
 from wva_adapter.core.capacity import Fit
 from wva_adapter.core.fleet import LoadKey, VariantKey
+from wva_adapter.core.owed import Owed
 from wva_adapter.core.service_rate import Shape
 from wva_adapter.core.snapshot import GatewayState, ReplicaSample
 from wva_adapter.core.strain import Strain
@@ -149,6 +150,7 @@ class ModelMemory:
         tokens: What its replicas carry in tokens.
         quiet: For how long nobody asked for it.
         strain: How much less its replicas count for, since clients wait too long.
+        owed: Its offline requests that are not done; ``None`` where there never were any.
     """
 
     analysis: str = ""
@@ -159,6 +161,7 @@ class ModelMemory:
     tokens: TokenMemory = field(default_factory=TokenMemory)
     quiet: Quiet = Quiet()
     strain: Strain = field(default_factory=Strain)
+    owed: Owed | None = None
 
 
 class ReplicaMemory(NamedTuple):

@@ -24,6 +24,7 @@ from wva_adapter.core.memory import (
     VariantMemory,
     Window,
 )
+from wva_adapter.core.offline import online
 from wva_adapter.core.pages import Pages, take_pages
 from wva_adapter.core.policies import Policies
 from wva_adapter.core.policy import Policy
@@ -118,7 +119,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
                 load, tokens = analyze_tokens(
                     members,
                     past.tokens,
-                    gateways.get(model),
+                    online(gateways.get(model)),
                     snapshot.at_s,
                     replace(policy, analysis="tokens"),
                     noticed,
@@ -127,7 +128,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
                 load = replace(load, binding=f"{doubts}, so tokens decide: {load.binding}")
         elif policy.analysis == "tokens":
             load, tokens = analyze_tokens(
-                members, past.tokens, gateways.get(model), snapshot.at_s, policy, noticed
+                members, past.tokens, online(gateways.get(model)), snapshot.at_s, policy, noticed
             )
             past = replace(past, tokens=tokens)
         else:

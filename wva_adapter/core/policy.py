@@ -10,6 +10,7 @@ from wva_adapter.core.load import Utilization
 from wva_adapter.core.power import Objective
 
 Analysis = Literal["demand", "saturation", "tokens"]
+RequestClass = Literal["online", "offline"]
 ServiceLevel = Literal["frugal", "balanced", "premium"]
 
 
@@ -84,6 +85,10 @@ class Policy:
         scale_to_zero: Whether a model that nobody asks for may lose its last replica.
         retention_s: For how long nobody must have asked before it does.
         shadow: Whether counts are decided and not served.
+        request_class: Whether requests are owed latency (``online``), or are to be done within
+            ``deadline_s``, however late each begins (``offline``).
+        deadline_s: Within so long offline requests are to be done; those that a gateway holds back
+            at a negative priority too.
         priority: Where accelerators are scarce, models of a larger one are served first.
         objective: What the cheapest counts have least of: ``cost``, ``power``, or a sum of both
             (``weighted``).
@@ -117,6 +122,8 @@ class Policy:
     scale_to_zero: bool = False
     retention_s: float = 600.0
     shadow: bool = False
+    request_class: RequestClass = "online"
+    deadline_s: float = 86400.0
     priority: int = 0
     objective: Objective = "cost"
     power_price_per_kwh: float = 0.15
@@ -126,6 +133,7 @@ class Policy:
             ("analysis", Analysis),
             ("service_level", ServiceLevel),
             ("objective", Objective),
+            ("request_class", RequestClass),
         ):
             found = getattr(self, name)
             if found not in get_args(known):
@@ -143,7 +151,7 @@ class Policy:
                 raise ValueError(f"{name} {share}, want above 0 and at most 1")
         if self.attainment == 1:
             raise ValueError("attainment 1, want below 1: no count covers all that may come")
-        for name in ("slo_ttft_s", "slo_itl_s"):
+        for name in ("slo_ttft_s", "slo_itl_s", "deadline_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}, want above 0")
         if self.max_up_step < 1:

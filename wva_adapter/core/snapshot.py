@@ -224,6 +224,8 @@ class GatewayState:
         queued_requests: Requests that it holds back, before any replica.
         queued_bytes: Their size.
         arrivals_total: Requests that came for the model, a counter.
+        offline_queued_requests: Those held back that nobody waits for, of a negative priority.
+        offline_arrivals_total: Those that came of them.
     """
 
     namespace: str
@@ -232,11 +234,15 @@ class GatewayState:
     queued_requests: float | None = None
     queued_bytes: float | None = None
     arrivals_total: float | None = None
+    offline_queued_requests: float | None = None
+    offline_arrivals_total: float | None = None
 
     def __post_init__(self) -> None:
         name = f"gateway of {self.namespace}/{self.model_id}"
         _check(self, name, ("at_s",), lowest=-LARGEST)
-        _check(self, name, ("queued_requests", "queued_bytes", "arrivals_total"))
+        counts = ("queued_requests", "queued_bytes", "arrivals_total")
+        _check(self, name, counts)
+        _check(self, name, ("offline_queued_requests", "offline_arrivals_total"))
 
 
 @dataclass(frozen=True, slots=True)

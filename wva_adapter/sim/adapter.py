@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from wva_adapter.core.fleet import Reader, Variant, VariantKey
 from wva_adapter.core.hpa import External, Scale
@@ -54,6 +55,7 @@ class AdapterScaler:
         self._behavior = behavior
         self._observatory = observatory
         self._gateway_tells = scenario.gateway_tells
+        self._offline = any(kind.due_s is not None for kind in scenario.kinds)
         self._variants = {d.name: _variant(d, behavior, shaped) for d in scenario.fleet}
         self._model_id = next(iter(self._variants.values())).model_id
         self._memory = Memory(prior_scale=prior_scale)
@@ -81,16 +83,29 @@ class AdapterScaler:
         observatory = self._observatory
         gateways: tuple[GatewayState, ...] = ()
         if self._gateway_tells and "gateway" not in observatory.blind:
-            gateways = (
-                GatewayState(
-                    namespace=NAMESPACE,
-                    model_id=self._model_id,
-                    at_s=now_s,
-                    queued_requests=observatory.value("queue", now_s),
-                    arrivals_total=observatory.arrivals_total,
-                ),
-            )
+            gateways = (self._gateway(now_s),)
         return Snapshot(now_s, tuple(self._state(view) for view in fleet), gateways)
+
+    def _gateway(self, now_s: float) -> GatewayState:
+        """Return what the gateway tells; what a batch processor holds is its lowest priority."""
+        observatory = self._observatory
+        state = GatewayState(
+            namespace=NAMESPACE,
+            model_id=self._model_id,
+            at_s=now_s,
+            queued_requests=observatory.value("queue", now_s),
+            arrivals_total=observatory.arrivals_total,
+        )
+        if not self._offline:
+            return state
+        held = observatory.offline_waiting
+        return replace(
+            state,
+            queued_requests=(state.queued_requests or 0.0) + held,
+            arrivals_total=observatory.arrivals_total + held,
+            offline_queued_requests=held,
+            offline_arrivals_total=observatory.offline_total + held,
+        )
 
     def _state(self, view: VariantView) -> VariantState:
         pages = self._observatory.pages

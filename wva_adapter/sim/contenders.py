@@ -60,6 +60,7 @@ def _adapter(
                 policy,
                 slo_ttft_s=stage.scenario.slo.ttft_s,
                 slo_itl_s=stage.scenario.slo.itl_s,
+                deadline_s=_deadline_s(stage.scenario, policy),
             ),
             behavior=behavior,
             prior_scale=prior_scale,
@@ -68,6 +69,11 @@ def _adapter(
         )
 
     return of_prior
+
+
+def _deadline_s(scenario: Scenario, policy: Policy) -> float:
+    """Return within how long offline requests are to be done: those that come first, at least."""
+    return min((k.due_s for k in scenario.kinds if k.due_s is not None), default=policy.deadline_s)
 
 
 _LLM_D_CYCLE_S = 30.0

@@ -97,6 +97,7 @@ class Observatory:
         pages: Each serving replica's last page, by pod name.
         pages_wanted: Whether anybody reads pages.
         blind: What could not be scraped the last time.
+        offline_waiting: Offline requests that were not sent yet.
         lost: Names of pods whose page could not be read the last time.
     """
 
@@ -113,11 +114,18 @@ class Observatory:
         self.pages_wanted = False
         self.blind: Collection[str] = ()
         self.lost: Collection[str] = ()
+        self.offline_waiting = 0
+        self._offline = 0
 
     @property
     def arrivals_total(self) -> int:
         """Requests that had come to the gateway at the last scrape."""
         return self._arrivals[None]
+
+    @property
+    def offline_total(self) -> int:
+        """Those of them that nobody waits for."""
+        return self._offline
 
     def value(self, series: str, now_s: float, variant: str | None = None) -> float | None:
         """Return the newest sample that can be seen now; ``None`` where there is none.
@@ -180,6 +188,7 @@ class Observatory:
             self._tracks[name].add(at_s, _seen(row, blind), latencies)
         in_flight = sum(pod.in_flight for group in self._groups for pod in group.pods)
         gateway = self._gateway
+        self._offline = gateway.offline_total
         row = self._row(None, every, in_flight, gateway.queued, gateway.arrivals_total)
         everything = (np.concatenate(ttfts), np.concatenate(itls))
         self._tracks[None].add(at_s, _seen(row, blind), everything)

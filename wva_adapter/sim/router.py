@@ -35,6 +35,7 @@ class Gateway:
         queue: Requests that wait here; those that have ended meanwhile are still in it.
         queued: How many have not.
         arrivals_total: Requests that came.
+        offline_total: Those of them that nobody waits for.
         endpoints: Pods that take requests, saturated ones too.
     """
 
@@ -51,6 +52,7 @@ class Gateway:
         self.queue: deque[Call] = deque()
         self.queued = 0
         self.arrivals_total = 0
+        self.offline_total = 0
         self.endpoints = 0
         self._endpoints: list[Pod | None] = []
         self._free: list[int] = []

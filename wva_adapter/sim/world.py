@@ -348,6 +348,7 @@ class _World:
                 backlog.again(call)
                 break
             gateway.arrivals_total += 1
+            gateway.offline_total += 1
 
     def _end_offline(self, call: Call, at_s: float, fate: Fate) -> None:
         if fate in RETRIED:
@@ -498,6 +499,7 @@ class _World:
         if self._scenario.lost_scrapes:
             chances = _generator(self._seed, _SCRAPES, round(at_s / SCRAPE_PERIOD_S))
         observatory.scrape(at_s, blind, self._scenario.lost_scrapes, chances)
+        observatory.offline_waiting = len(self._backlog.waiting)
         self._timeline.append(
             Moment(
                 at_s,

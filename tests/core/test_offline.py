@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tests.core.test_demand import Fleet, only
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.load import ModelLoad
+from wva_adapter.core.offline import online
 from wva_adapter.core.owed import Owed
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policy import Policy
@@ -146,15 +149,29 @@ def test_a_queue_of_offline_requests_is_no_reason_for_none_to_go() -> None:
 
 def test_a_model_that_is_offline_as_a_whole_is_owed_its_backlog_and_no_latency() -> None:
     policy = Policy(request_class="offline", deadline_s=HOUR_S)
-    offline, online = Fleet(policy=policy, waiting=700), Fleet(waiting=700)
+    offline, waited_for = Fleet(policy=policy, waiting=700), Fleet(waiting=700)
     load = load_of(offline.cycles(4.0, 60))
     # 700 wait and 16 run; what arrives is replaced as fast as it is served
     assert load.need == pytest.approx(716 / (HOUR_S - 36 - 135 - 60), rel=0.1)
-    assert load.need < load_of(online.cycles(4.0, 60)).need
+    assert load.need < load_of(waited_for.cycles(4.0, 60)).need
     # no latency bounds what a replica does
     assert next(iter(load.capacity.values())) >= next(
-        iter(load_of(online.cycle(4.0)).capacity.values())
+        iter(load_of(waited_for.cycle(4.0)).capacity.values())
     )
+
+
+def test_of_what_a_gateway_holds_only_the_part_counts_for_which_somebody_waits() -> None:
+    told = GatewayState(
+        namespace="chat",
+        model_id="llama",
+        at_s=0.0,
+        queued_requests=40.0,
+        queued_bytes=8000.0,
+        arrivals_total=100.0,
+    )
+    assert online(told) is told
+    part = online(replace(told, offline_queued_requests=30.0, offline_arrivals_total=60.0))
+    assert part == replace(told, queued_requests=10.0, queued_bytes=2000.0, arrivals_total=40.0)
 
 
 def test_the_other_analyses_do_not_hurry_for_offline_requests() -> None:

@@ -21,7 +21,7 @@ from wva_adapter.core.inventory import Inventory
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.parts import WAIT_SHARE, learn, part_rate
 from wva_adapter.core.planner import plan
-from wva_adapter.core.policy import Analysis, Policy
+from wva_adapter.core.policy import Analysis, Policy, RequestClass
 from wva_adapter.core.service_rate import Shape, Slo
 from wva_adapter.core.snapshot import (
     GatewayState,
@@ -398,9 +398,14 @@ ROLES: Sequence[Role] = ("prefill", "decode", "both")
     data=st.data(),
     analysis=st.sampled_from(["demand", "tokens", "saturation"]),
     to_zero=st.booleans(),
+    request_class=st.sampled_from(["online", "offline"]),
 )
 def test_no_mixture_of_roles_and_counts_makes_the_plan_fail_or_leave_bounds(
-    roles: list[Role], data: st.DataObject, analysis: Analysis, to_zero: bool
+    roles: list[Role],
+    data: st.DataObject,
+    analysis: Analysis,
+    to_zero: bool,
+    request_class: RequestClass,
 ) -> None:
     variants = tuple(
         replace(a_variant(f"v{i}", minimum=data.draw(st.integers(0, 2)), maximum=6), role=role)
@@ -409,7 +414,7 @@ def test_no_mixture_of_roles_and_counts_makes_the_plan_fail_or_leave_bounds(
     split = Split(
         variants=variants,
         counts={v.key.name: data.draw(st.integers(0, 4)) for v in variants},
-        policy=Policy(analysis=analysis, scale_to_zero=to_zero),
+        policy=Policy(analysis=analysis, scale_to_zero=to_zero, request_class=request_class),
         queue=data.draw(st.none() | st.floats(0, 100)),
     )
     for _ in range(3):

@@ -19,11 +19,19 @@ def online(gateway: GatewayState | None) -> GatewayState | None:
     """Return what a gateway says of requests that somebody waits for."""
     if gateway is None:
         return None
-    queued, total = gateway.queued_requests, gateway.arrivals_total
+    offline = gateway.offline_queued_requests
+    if offline is None and gateway.offline_arrivals_total is None:
+        return gateway
+    queued, size = gateway.queued_requests, gateway.queued_bytes
+    waiting = _less(queued, offline)
+    if size is not None and queued and waiting is not None:
+        # Sizes are not told apart.
+        size *= waiting / queued
     return replace(
         gateway,
-        queued_requests=_less(queued, gateway.offline_queued_requests),
-        arrivals_total=_less(total, gateway.offline_arrivals_total),
+        queued_requests=waiting,
+        queued_bytes=size,
+        arrivals_total=_less(gateway.arrivals_total, gateway.offline_arrivals_total),
         offline_queued_requests=None,
         offline_arrivals_total=None,
     )

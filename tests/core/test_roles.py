@@ -17,6 +17,7 @@ from tests.core.driven import intervals, page
 from wva_adapter.core.capacity import Times, fresh_fit
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.fleet import LoadKey, Role, Variant
+from wva_adapter.core.interval import unusable
 from wva_adapter.core.inventory import Inventory
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.parts import WAIT_SHARE, learn, part_rate
@@ -366,6 +367,39 @@ def test_what_a_prompt_token_takes_is_learned_without_a_gap_between_tokens(
         fit = learn("prefill", fit, [one for pair in cycle for one in intervals(pair)])
     assert fit.times.d_s == pytest.approx(true_s, rel=0.15)
     assert not fit.contradictory
+
+
+def test_a_replica_in_which_prompts_always_wait_is_busy_all_of_the_time_and_not_stuck() -> None:
+    def at(at_s: float, served: float) -> ReplicaSample:
+        tokens = served * PROMPT
+        return ReplicaSample(
+            replica="r0",
+            at_s=at_s,
+            queued_requests=4.0,
+            running_requests=1.0,
+            prompt_tokens_total=tokens,
+            computed_prompt_tokens_total=tokens,
+            ttft_count=served,
+            itl_sum_s=0.0,
+            itl_count=0.0,
+            # one at a time, as where a prompt fills the step
+            prefill_sum_s=served * 0.2,
+            output_tokens_sum=served,
+            output_tokens_count=served,
+        )
+
+    fit = fresh_fit(Times(0.012, 1e-4, 1e-7, 4 * PREFILL_TOKEN_S))
+    replica = ReplicaState("r0", Phase.READY, 0.0, 100.0)
+    for cycle in range(60):
+        before, now = (
+            at(1000 + 5.0 * cycle, 25.0 * cycle),
+            at(1005 + 5.0 * cycle, 25.0 + 25 * cycle),
+        )
+        (done,) = intervals([before, now])
+        assert unusable(done, replica) is None
+        fit = learn("prefill", fit, [done])
+    # 25 prompts of 4,000 tokens in 5 s
+    assert fit.times.d_s == pytest.approx(PREFILL_TOKEN_S, rel=0.03)
 
 
 @given(

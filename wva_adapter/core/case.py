@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.feasibility import Standing
@@ -69,10 +70,11 @@ class Case:
 
     def by_load(self, decisions: Decisions) -> Iterator[tuple[LoadKey, Sequence[Decision]]]:
         """Yield each load with the decisions on those who share it, in the order of their keys."""
-        groups: dict[LoadKey, list[Decision]] = defaultdict(list)
+        groups: dict[int, list[Decision]] = defaultdict(list)
         for key in sorted(decisions):
-            groups[self.loads[key].key].append(decisions[key])
-        yield from sorted(groups.items())
+            groups[id(self.loads[key])].append(decisions[key])
+        found = ((self.loads[its[0].key].key, its) for its in groups.values())
+        yield from sorted(found, key=itemgetter(0))
 
     def cheapest(self, decisions: Sequence[Decision]) -> Decision | None:
         """Return the cheapest that may have a replica, of those that get a place if there are any."""

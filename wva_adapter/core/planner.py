@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
+from operator import itemgetter
 
 from wva_adapter.core.allocation import Cover, Option
 from wva_adapter.core.case import Case, Decisions
@@ -11,7 +13,7 @@ from wva_adapter.core.change import replace
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.demand import analyze_demand, contradictions
 from wva_adapter.core.feasibility import Standing, notice, standing
-from wva_adapter.core.fleet import LoadKey, VariantKey
+from wva_adapter.core.fleet import LoadKey, Role, VariantKey
 from wva_adapter.core.guards import pace_window_s
 from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad, figure
@@ -59,7 +61,8 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         The plan, and the memory to hand in with the next snapshot.
     """
     policies = policy if isinstance(policy, Policies) else Policies(policy)
-    states = sorted(snapshot.variants, key=lambda s: (s.variant.load_key, s.variant.key))
+    sharing = _by_load(snapshot.variants)
+    states = tuple(chain.from_iterable(sharing.values()))
     of_variant = {s.variant.key: policies.of(*_model(s), s.variant.key.name) for s in states}
     noticed = {
         s.variant.key: notice(
@@ -73,9 +76,10 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     }
     memory = replace(memory, variants=noticed)
     peaks: dict[ReplicaKey, ReplicaMemory] = {}
-    for model, group in groupby(states, key=_model):
-        if (its := policies.of(*model)).analysis == "saturation":
-            peaks |= remember_peaks(tuple(group), memory.replicas, its)
+    for load_key, members in sharing.items():
+        its = policies.of(load_key.namespace, load_key.model_id)
+        if its.analysis == "saturation":
+            peaks |= remember_peaks(members, memory.replicas, its)
     pages = take_pages(states, {**memory.replicas, **peaks} if peaks else memory.replicas)
     gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
@@ -87,11 +91,10 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     standings: dict[VariantKey, Standing] = {}
     limits: dict[VariantKey, str] = {}
     resting, quiet = _rests(
-        states, memory.models, noticed, pages, gateways, snapshot.at_s, policies
+        sharing, memory.models, noticed, pages, gateways, snapshot.at_s, policies
     )
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
-    sharing = {key: tuple(its) for key, its in groupby(states, key=_load_key)}
     for load_key, members in sharing.items():
         model = (load_key.namespace, load_key.model_id)
         policy = policies.of(*model)
@@ -207,12 +210,17 @@ def _model(state: VariantState) -> tuple[str, str]:
     return state.variant.key.namespace, state.variant.model_id
 
 
-def _load_key(state: VariantState) -> LoadKey:
-    return state.variant.load_key
+def _by_load(states: Sequence[VariantState]) -> Mapping[LoadKey, Sequence[VariantState]]:
+    """Return who shares each load, both in the order of their keys."""
+    groups: dict[tuple[str, str, Role], list[VariantState]] = defaultdict(list)
+    for state in sorted(states, key=lambda s: s.variant.key):
+        variant = state.variant
+        groups[variant.key.namespace, variant.model_id, variant.role].append(state)
+    return {LoadKey(*key): tuple(groups[key]) for key in sorted(groups)}
 
 
 def _rests(
-    states: Sequence[VariantState],
+    sharing: Mapping[LoadKey, Sequence[VariantState]],
     past: Mapping[LoadKey, ModelMemory],
     variants: Mapping[VariantKey, VariantMemory],
     pages: Pages,
@@ -223,8 +231,8 @@ def _rests(
     """Return of each load whether it may rest, and for how long nobody has asked its model."""
     found: dict[LoadKey, Rest] = {}
     quiet: dict[LoadKey, Quiet] = {}
-    for model, group in groupby(states, key=_model):
-        roles = {key: tuple(its) for key, its in groupby(group, key=_load_key)}
+    for model, group in groupby(sharing, key=itemgetter(0, 1)):
+        roles = {key: sharing[key] for key in group}
         known = past.get(next(iter(roles)), ModelMemory()).quiet
         its_rests, after = rests(
             known, roles, variants, pages, gateways.get(model), at_s, policies.of(*model)

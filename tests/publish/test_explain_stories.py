@@ -12,6 +12,7 @@ import pytest
 
 from tests.builders import a_replica, a_state, a_variant
 from tests.core.test_demand import Fleet
+from tests.core.test_roles import PREFILL, Split
 from tests.publish.test_board import Clock
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.fleet import Reader
@@ -471,3 +472,20 @@ def test_text_and_document_are_of_one_structure(calm: Recorded) -> None:
         assert one["why"] in found.text
     assert found.document["next"].split("; ")[0] in found.text
     assert found.document["capacity"]["samples"] == 118
+
+
+def test_a_role_is_told_with_its_unit_and_what_it_lacks() -> None:
+    split = Split(variants=(PREFILL,))
+    split.cycles(1.0, 120)
+    story = Story(Policies(split.policy), split.memory)
+    story.look(split._state(PREFILL, 1.0), at_s=split.at_s)
+    told = story.explained("prefill", why_not=0).text
+
+    assert "prefill  Deployment prefill, llama, prefill alone on A100, 2 $/h per replica" in told
+    assert "prompt tokens/s to be ready for against" in told
+    assert "capacity: 17," in told  # 20,000 at full use, 85 % of which keep the SLO
+    assert "prompt tokens/s per replica; learned from" in told
+    assert "has no variant of role decode beside its role prefill" in told
+    assert "short by" in told
+    document = story.explained("prefill").document
+    assert (document["variant"]["role"], document["model"]["role"]) == ("prefill", "prefill")

@@ -181,7 +181,7 @@ def free_nodes(decisions: Decisions, case: Case) -> Decisions:
         return decisions
     shrinking = [
         members
-        for _, members in case.models_of(decisions)
+        for _, members in case.by_load(decisions)
         if len(members) > 1 and any(d.desired < d.current for d in members)
     ]
     if not shrinking:
@@ -268,11 +268,11 @@ def _against(
     load = case.loads[members[0].key]
     there = {d.key: case.standings[d.key].exists for d in members}
     decided = load.carried({d.key: d.desired for d in members}, there)
-    kept = case.models[load.namespace, load.model_id].kept.largest(case.at_s, span_s=load.window_s)
+    kept = case.models[load.key].kept.largest(case.at_s, span_s=load.window_s)
     needed = min(decided, max(load.need, load.keep, kept or 0.0))
     carried = load.carried({d.key: counts[d.key] for d in members}, there)
     if needed - carried > _ROUNDING * abs(needed):
-        return f"{carried:.3g} {load.unit} would be carried, {needed:.3g} are needed"
+        return f"{figure(carried)} {load.unit} would be carried, {figure(needed)} are needed"
     tried = dict(decisions)
     tried |= {d.key: replace(d, desired=counts[d.key]) for d in members}
     after = stay_in_bounds(apply_guards(tried, case), case)

@@ -137,8 +137,10 @@ def analyze_demand(
     )
     arriving = max(expected.level_per_s, expected.rate_per_s)
     owed_per_s = 0.0 if owed is None else owed.rate_per_s(at_s, policy.deadline_s, lead_s)
-    # What is owed goes where nobody may come after all; it never makes that smaller.
-    base = owed_per_s if offline else max(base, expected.rate_per_s + owed_per_s)
+    # What is owed goes where nobody may come after all, into half of that room: what was sent
+    # cannot be taken back when somebody does.
+    room = max(0.0, base - expected.rate_per_s)
+    base = owed_per_s if offline else max(base, base - room / 2 + owed_per_s)
     delayed = crowd = backlog = 0.0
     if not offline:
         crowd = _crowd(states, pages, rates, seen)

@@ -87,7 +87,7 @@ def analyze_demand(
         if seen.arrivals is None
         else replace(past, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s))
     )
-    news = [done for state in states for _, done in pages.news.get(state.variant.key, ())]
+    news = [done for state in states for done in pages.news[state.variant.key].values()]
     # A report whose arrivals were not counted yet is counted from with the next one.
     counted = seen.arrivals is not None or past.gateway is None or gateway is None
     learned = replace(
@@ -176,11 +176,11 @@ def _look(
     rate: float | None = None
     stuck, asleep = set(), set()
     for state in states:
-        for replica, memory in pages.ready[state.variant.key]:
+        for name, memory in pages.replicas[state.variant.key].items():
             if memory.page is not None and memory.page.awake is False:
-                asleep.add((state.variant.key, replica.name))
+                asleep.add((state.variant.key, name))
             if is_stuck(memory, at_s):
-                stuck.add((state.variant.key, replica.name))
+                stuck.add((state.variant.key, name))
             elif memory.page is not None:
                 waiting += memory.page.queued_requests or 0.0
             if memory.arrivals_per_s is not None:
@@ -188,7 +188,7 @@ def _look(
     since_s = past.arrivals.at_s
     # The first cycle that sees arrivals counts those of the interval between its pages.
     span_s = _SHORTEST_CYCLE_S if since_s is None else at_s - since_s
-    fresh = any(pages.news.get(state.variant.key) for state in states)
+    fresh = any(pages.news[state.variant.key] for state in states)
     arrivals = rate * span_s if rate is not None and fresh else None
     if gateway is not None:
         waiting += gateway.queued_requests or 0.0
@@ -225,10 +225,12 @@ def _usable(state: VariantState, pages: Pages, memory: Memory) -> list[Interval]
     key = state.variant.key
     fit = memory.variants.get(key, VariantMemory()).fit
     guessed = fit is None or fit.weight < _GUESSED_BELOW
+    news = pages.news[key]
     return [
         done
-        for replica, done in pages.news.get(key, ())
-        if unusable(done, replica, caught_up=guessed or pages.of(state, replica).caught_up) is None
+        for replica in state.ready
+        if (done := news.get(replica.name)) is not None
+        and unusable(done, replica, caught_up=guessed or pages.of(state, replica).caught_up) is None
     ]
 
 
@@ -248,7 +250,7 @@ def _learn(
             fit = fresh_fit(_prior(state, states, memory))
         sizes = [
             page.kv_cache_tokens
-            for _, remembered in pages.ready[key]
+            for remembered in pages.replicas[key].values()
             if (page := remembered.page) and page.kv_cache_tokens
         ]
         learned[key] = replace(
@@ -340,9 +342,9 @@ def _crowd(
         batch = rates[state.variant.key].batch
         # Chance alone brings a batch so far above its mean.
         most = batch + _CHANCE_DEVIATIONS * math.sqrt(batch)
-        for replica in state.ready:
-            page = pages.of(state, replica).page
-            if page is None or (state.variant.key, replica.name) in seen.stuck:
+        for name, memory in pages.replicas[state.variant.key].items():
+            page = memory.page
+            if page is None or (seen.stuck and (state.variant.key, name) in seen.stuck):
                 continue
             crowd += max(0.0, (page.running_requests or 0.0) - most)
     return crowd

@@ -14,7 +14,6 @@ from wva_adapter.core.snapshot import GatewayState, ReplicaSample
 from wva_adapter.core.strain import Strain
 from wva_adapter.core.token_memory import TokenMemory
 
-ReplicaKey = tuple[VariantKey, str]
 ModelKey = tuple[str, str]
 """Namespace and model id."""
 
@@ -190,10 +189,11 @@ class Memory:
     """Everything that outlives a cycle; a fresh one knows nothing.
 
     Attributes:
+        replicas: By variant and name, those that were ready.
         prior_scale: By how much the times that are believed before anything was seen are off.
     """
 
     variants: Mapping[VariantKey, VariantMemory] = field(default_factory=dict)
     models: Mapping[ModelKey, ModelMemory] = field(default_factory=dict)
-    replicas: Mapping[ReplicaKey, ReplicaMemory] = field(default_factory=dict)
+    replicas: Mapping[VariantKey, Mapping[str, ReplicaMemory]] = field(default_factory=dict)
     prior_scale: float = 1.0

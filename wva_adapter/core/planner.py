@@ -19,7 +19,6 @@ from wva_adapter.core.memory import (
     Memory,
     ModelKey,
     ModelMemory,
-    ReplicaKey,
     ReplicaMemory,
     VariantMemory,
     Window,
@@ -59,29 +58,14 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     policies = policy if isinstance(policy, Policies) else Policies(policy)
     states = sorted(snapshot.variants, key=lambda s: (_model(s), s.variant.key))
     of_variant = {s.variant.key: policies.of(*_model(s), s.variant.key.name) for s in states}
-    noticed = {
-        s.variant.key: notice(
-            memory.variants.get(s.variant.key, VariantMemory()),
-            s,
-            snapshot.at_s,
-            of_variant[s.variant.key],
-            snapshot.quotas or (),
-        )
-        for s in states
-    }
-    memory = replace(memory, variants=noticed)
-    peaks: dict[ReplicaKey, ReplicaMemory] = {}
-    for model, group in groupby(states, key=_model):
-        if (its := policies.of(*model)).analysis == "saturation":
-            peaks |= remember_peaks(tuple(group), memory.replicas, its)
-    pages = take_pages(states, {**memory.replicas, **peaks} if peaks else memory.replicas)
     gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
     wanted: dict[VariantKey, int] = {}
     floors: dict[VariantKey, int] = {}
     models: dict[ModelKey, ModelMemory] = {}
-    variants = dict(noticed)
+    variants: dict[VariantKey, VariantMemory] = {}
+    replicas: dict[VariantKey, Mapping[str, ReplicaMemory]] = {}
     standings: dict[VariantKey, Standing] = {}
     limits: dict[VariantKey, str] = {}
     rests: dict[ModelKey, Rest] = {}
@@ -90,9 +74,31 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     for model, group in groupby(states, key=_model):
         members, policy = tuple(group), policies.of(*model)
         past = memory.models.get(model, ModelMemory())
+        noticed = {
+            s.variant.key: notice(
+                memory.variants.get(s.variant.key, VariantMemory()),
+                s,
+                snapshot.at_s,
+                of_variant[s.variant.key],
+                snapshot.quotas or (),
+            )
+            for s in members
+        }
+        variants |= noticed
+        seen = memory.replicas
+        if policy.analysis == "saturation":
+            seen = remember_peaks(members, seen, policy)
+        pages = take_pages(members, seen)
+        replicas |= pages.replicas
         if policy.analysis == "demand":
             load, past, learned = analyze_demand(
-                members, pages, gateways.get(model), snapshot.at_s, policy, memory, past
+                members,
+                pages,
+                gateways.get(model),
+                snapshot.at_s,
+                policy,
+                replace(memory, variants=noticed),
+                past,
             )
             variants |= learned
             doubts = contradictions(learned)
@@ -181,7 +187,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     after = Memory(
         variants=_remember_published(variants, decisions, case),
         models=models,
-        replicas=pages.replicas,
+        replicas=replicas,
         prior_scale=memory.prior_scale,
     )
     return Plan(snapshot.at_s, decisions, undecided, tuple(loads), case), after

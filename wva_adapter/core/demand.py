@@ -95,8 +95,9 @@ def analyze_demand(
     )
     usable = {state.variant.key: _usable(state, pages, memory) for state in states}
     variants = _learn(states, pages, usable, memory)
+    slo = Slo(policy.slo_ttft_s, policy.slo_itl_s)
     rates = {
-        state.variant.key: _rate(state, variants[state.variant.key], learned.shape, policy)
+        state.variant.key: _rate(state, variants[state.variant.key], learned.shape, slo)
         for state in states
     }
     less = past.strain.at(at_s)
@@ -225,12 +226,12 @@ def _usable(state: VariantState, pages: Pages, memory: Memory) -> list[Interval]
     key = state.variant.key
     fit = memory.variants.get(key, VariantMemory()).fit
     guessed = fit is None or fit.weight < _GUESSED_BELOW
-    news = pages.news[key]
+    news, past = pages.news[key], pages.replicas[key]
     return [
         done
         for replica in state.ready
         if (done := news.get(replica.name)) is not None
-        and unusable(done, replica, caught_up=guessed or pages.of(state, replica).caught_up) is None
+        and unusable(done, replica, caught_up=guessed or past[replica.name].caught_up) is None
     ]
 
 
@@ -283,7 +284,7 @@ def _prior(state: VariantState, states: Sequence[VariantState], memory: Memory) 
     )
 
 
-def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Policy) -> ServiceRate:
+def _rate(state: VariantState, memory: VariantMemory, shape: Shape, slo: Slo) -> ServiceRate:
     fit = memory.fit
     assert fit is not None  # every variant that was looked at has one
     places = state.variant.max_num_seqs
@@ -292,7 +293,7 @@ def _rate(state: VariantState, memory: VariantMemory, shape: Shape, policy: Poli
     return service_rate(
         fit.times,
         shape,
-        Slo(policy.slo_ttft_s, policy.slo_itl_s),
+        slo,
         max_num_seqs=places,
         kv_cache_tokens=memory.kv_cache_tokens,
         context_tokens=fit.context_tokens,

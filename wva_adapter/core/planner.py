@@ -452,10 +452,13 @@ def _remember_published(
     return after
 
 
+_NO_PACE = Window()
+
+
 def _paced(past: Window, before: int, now: int, at_s: float, span_s: float) -> Window:
     """Return the window for a pace with this count; empty where no guard asks for it."""
     if not span_s:
-        return Window()
+        return _NO_PACE
     if not past.entries:
         past = past.add(at_s, before, span_s=span_s)
     return past.add(at_s, now, span_s=span_s)

@@ -195,14 +195,16 @@ class _Tree:
             if best is None or order < best[0]:
                 self._best = (order, counts)
             return
-        option = self._options[index]
+        option, each = self._options[index], self._prices[index]
+        size, current, penalty = option.capacity, option.current, self._penalty
         missing = self._need - capacity - self._reach[index + 1]
-        fewest = math.ceil(_exact(missing / option.capacity))
+        fewest = math.ceil(_exact(missing / size))
         lowest = max(option.lowest, min(fewest, option.highest))
         highest = lowest if index + 1 == self._size else option.highest
         for count in range(lowest, highest + 1):
-            carried = capacity + option.capacity * count
-            paid = price + _price(option, self._prices[index], count, self._penalty)
+            carried = capacity + size * count
+            # As _price says; written out, since most of the search is spent here.
+            paid = price + each * (count + penalty * abs(count - current))
             best = self._best
             if best is not None:
                 least = paid + self._least_price(index + 1, self._need - carried)
@@ -215,7 +217,7 @@ class _Tree:
 def _exact(quotient: float) -> float:
     """Return the quotient without the rounding that would push a whole number to the next one."""
     nearest = round(quotient)
-    return nearest if math.isclose(quotient, nearest, rel_tol=0, abs_tol=1e-9) else quotient
+    return nearest if abs(quotient - nearest) <= 1e-9 else quotient
 
 
 def _solve(

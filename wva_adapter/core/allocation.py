@@ -94,13 +94,17 @@ class Cover:
     def counts(self, need: float) -> Mapping[VariantKey, int]:
         """Return the counts for what must be carried."""
         utilization = self._utilization
-        counts = self._search.best(self._absent + need / utilization.of(self._most))
+        largest = utilization.of(self._most)
+        counts = smallest = self._search.best(self._absent + need / largest)
         fewest = sum(counts.values())
         # More replicas may be loaded more, each: the plan for the largest share may be too small
         # for the share that it allows itself, and is the right one where it is not.
         for replicas in range(fewest, self._most + 1):
             share = utilization.of(replicas)
-            counts = self._search.best(self._absent + need / share)
+            if share == largest:
+                counts = smallest
+            else:
+                counts = self._search.best(self._absent + need / share)
             if sum(counts.values()) <= replicas or share == utilization.highest:
                 break
         return counts

@@ -115,7 +115,7 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
         x0, x1 = p0, p1
         if x0 is None or x1 is None:
             return None
-    prompts = max(0.0, x1 - x0)
+    prompts = x1 - x0 if x1 > x0 else 0.0
     itl_sum_s, itl_count = l1 - l0, c1 - c0
     started = None if n0 is None or n1 is None else n1 - n0
     running0, running1 = before.running_requests, now.running_requests
@@ -219,5 +219,7 @@ def _arrivals(
         if started is None or running is None:
             return None
         started += running
-    refused = _grown(before.rejections_total, now.rejections_total) or 0.0
-    return max(0.0, started + (queued - queued_before) + refused)
+    came = started + (queued - queued_before)
+    if now.rejections_total:
+        came += _grown(before.rejections_total, now.rejections_total) or 0.0
+    return came if came > 0 else 0.0

@@ -9,6 +9,7 @@ import sys
 import time
 
 from tests.bench import Row
+from wva_adapter.cli import collect_rarely
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
@@ -18,7 +19,7 @@ from wva_adapter.core.snapshot import Phase, ReplicaSample, ReplicaState, Snapsh
 ACCELERATORS = ("A100", "H100", "L40S", "L4", "MI300X")
 REPLICAS = 10
 CYCLE_S = 5.0
-FILLED_CYCLES = {1: 100, 1000: 12, 5000: 12}
+FILLED_CYCLES = {1: 100, 1000: 8, 5000: 8}
 """Cycles before the one that is measured, so that there is a past to learn from."""
 
 
@@ -161,5 +162,6 @@ def rows() -> list[Row]:
 
 
 if __name__ == "__main__":
+    collect_rarely()
     spent_s = _cycles_s(int(sys.argv[1]), 3)
     print(spent_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

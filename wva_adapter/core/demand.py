@@ -15,7 +15,7 @@ from wva_adapter.core.forecast import Forecast, forecast
 from wva_adapter.core.interval import Interval, unusable
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
+from wva_adapter.core.memory import UNSEEN_VARIANT, Memory, ModelMemory, VariantMemory
 from wva_adapter.core.pages import Pages, is_stuck
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.priors import generic_prior, scaled_prior
@@ -178,14 +178,15 @@ def _look(
     stuck, asleep = set(), set()
     for state in states:
         for name, memory in pages.replicas[state.variant.key].items():
-            if memory.page is not None and memory.page.awake is False:
+            page, came = memory.page, memory.arrivals_per_s
+            if page is not None and page.awake is False:
                 asleep.add((state.variant.key, name))
             if is_stuck(memory, at_s):
                 stuck.add((state.variant.key, name))
-            elif memory.page is not None:
-                waiting += memory.page.queued_requests or 0.0
-            if memory.arrivals_per_s is not None:
-                rate = (rate or 0.0) + memory.arrivals_per_s
+            elif page is not None:
+                waiting += page.queued_requests or 0.0
+            if came is not None:
+                rate = (rate or 0.0) + came
     since_s = past.arrivals.at_s
     # The first cycle that sees arrivals counts those of the interval between its pages.
     span_s = _SHORTEST_CYCLE_S if since_s is None else at_s - since_s
@@ -224,7 +225,7 @@ def _usable(state: VariantState, pages: Pages, memory: Memory) -> list[Interval]
     that is short from its first minute never have another, and it would stay short.
     """
     key = state.variant.key
-    fit = memory.variants.get(key, VariantMemory()).fit
+    fit = memory.variants.get(key, UNSEEN_VARIANT).fit
     guessed = fit is None or fit.weight < _GUESSED_BELOW
     news, past = pages.news[key], pages.replicas[key]
     return [
@@ -245,7 +246,7 @@ def _learn(
     learned: dict[VariantKey, VariantMemory] = {}
     for state in states:
         key = state.variant.key
-        past = memory.variants.get(key, VariantMemory())
+        past = memory.variants.get(key, UNSEEN_VARIANT)
         fit = past.fit
         if fit is None or (fit.samples == 0 and not usable[key]):
             fit = fresh_fit(_prior(state, states, memory))
@@ -267,7 +268,7 @@ def _prior(state: VariantState, states: Sequence[VariantState], memory: Memory) 
     variant = state.variant
     best: tuple[Fit, Variant] | None = None
     for other in states:
-        fit = memory.variants.get(other.variant.key, VariantMemory()).fit
+        fit = memory.variants.get(other.variant.key, UNSEEN_VARIANT).fit
         if fit is not None and fit.samples > (0 if best is None else best[0].samples):
             best = fit, other.variant
     if best is not None:

@@ -35,6 +35,9 @@ _COUNTERS = (
 """Counters that only a restart makes smaller. Computed prompt tokens are not among them: where an
 engine does not count them they are a difference of two counters that move at different times."""
 
+# An enum's member takes longer to be found than the rest of what is asked of a replica.
+_READY = Phase.READY
+
 _counts = attrgetter(*_COUNTERS)
 
 
@@ -159,7 +162,7 @@ def unusable(interval: Interval, state: ReplicaState, *, caught_up: bool = False
     Args:
         caught_up: Whether the replica had nothing waiting once, so that what waits is its own.
     """
-    if state.phase is not Phase.READY:
+    if state.phase is not _READY:
         return f"{state.name} is {state.phase.value}"
     if state.ready_at_s is not None:
         age_s = interval.at_s - interval.span_s - state.ready_at_s

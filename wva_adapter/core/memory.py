@@ -184,6 +184,10 @@ class ReplicaMemory(NamedTuple):
     caught_up: bool = False
 
 
+UNSEEN_VARIANT, UNSEEN_MODEL, UNSEEN_REPLICA = VariantMemory(), ModelMemory(), ReplicaMemory()
+"""What is remembered of who was never seen before; made once, since it is asked for in each cycle."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Everything that outlives a cycle; a fresh one knows nothing.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.interval import Interval, has_caught_up, interval
-from wva_adapter.core.memory import ReplicaMemory
+from wva_adapter.core.memory import UNSEEN_REPLICA, ReplicaMemory
 from wva_adapter.core.snapshot import ReplicaState, VariantState
 
 STUCK_AFTER_S = 120.0
@@ -50,7 +50,7 @@ def take_pages(
         done_of: dict[str, Interval] = {}
         for replica in state.ready:
             name = replica.name
-            past = past_of.get(name, _UNSEEN)
+            past = past_of.get(name, UNSEEN_REPLICA)
             page, before = replica.sample, past.page
             if page is None or (before is not None and page.at_s <= before.at_s):
                 now_of[name] = past
@@ -74,9 +74,6 @@ def take_pages(
             )
         replicas[key], news[key] = now_of, done_of
     return Pages(replicas, news)
-
-
-_UNSEEN = ReplicaMemory()
 
 
 def _moved(done: Interval | None) -> bool:

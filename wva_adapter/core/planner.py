@@ -16,6 +16,8 @@ from wva_adapter.core.guards import pace_window_s
 from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import (
+    UNSEEN_MODEL,
+    UNSEEN_VARIANT,
     Memory,
     ModelKey,
     ModelMemory,
@@ -73,10 +75,10 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     decidable: dict[VariantKey, VariantState] = {}
     for model, group in groupby(states, key=_model):
         members, policy = tuple(group), policies.of(*model)
-        past = memory.models.get(model, ModelMemory())
+        past = memory.models.get(model, UNSEEN_MODEL)
         noticed = {
             s.variant.key: notice(
-                memory.variants.get(s.variant.key, VariantMemory()),
+                memory.variants.get(s.variant.key, UNSEEN_VARIANT),
                 s,
                 snapshot.at_s,
                 of_variant[s.variant.key],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import on_their_way
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import ReplicaMemory, VariantMemory
+from wva_adapter.core.memory import UNSEEN_REPLICA, UNSEEN_VARIANT, ReplicaMemory, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import ReplicaSample, ReplicaState, VariantState
 
@@ -93,7 +93,7 @@ def remember_peaks(
         past = peaks.get(key, {})
         now = remembered[key] = dict[str, ReplicaMemory]()
         for replica in state.ready:
-            memory = past.get(replica.name, ReplicaMemory())
+            memory = past.get(replica.name, UNSEEN_REPLICA)
             fill, sample = read_fill(replica.sample), replica.sample
             if fill is not None and sample is not None and sample.at_s > memory.read_at_s:
                 span_s = policy.peak_window_s
@@ -151,7 +151,7 @@ def analyze_saturation(
     fresh = sum(r.sample is None and r.problem is None for state in states for r in state.ready)
     past = variants or {}
     starting = fresh + math.fsum(
-        on_their_way(state, past.get(state.variant.key, VariantMemory()), at_s, policy)
+        on_their_way(state, past.get(state.variant.key, UNSEEN_VARIANT), at_s, policy)
         for state in states
     )
     roomy = [fill for fill in seen if not fill.saturated(policy)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import on_their_way
-from wva_adapter.core.memory import Quiet, VariantMemory
+from wva_adapter.core.memory import UNSEEN_VARIANT, Quiet, VariantMemory
 from wva_adapter.core.pages import Pages
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason
@@ -69,7 +69,7 @@ def rest(
     elif empty and quiet.asked_at_s is not None and at_s - quiet.asked_at_s < policy.retention_s:
         wakes = f"a request came {at_s - quiet.asked_at_s:.0f} s ago and there is no replica"
     waking = (past.woken and not serving and not empty) and any(
-        on_their_way(state, variants.get(state.variant.key, VariantMemory()), at_s, policy) > 0
+        on_their_way(state, variants.get(state.variant.key, UNSEEN_VARIANT), at_s, policy) > 0
         for state in states
     )
     sleeps, why = _may_sleep(quiet, empty and wakes is None, unproven, complete, at_s, policy)

@@ -7,7 +7,6 @@ Each command imports what it needs when it runs: all of it together takes ten ti
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from wva_adapter import __version__
+from wva_adapter import __version__, garbage
 from wva_adapter.errors import CollectError, ConfigError, WvaError
 from wva_adapter.flags import Command, Duration, ServingCommand, overrides, serving_flags
 from wva_adapter.logs import log_to_stderr
@@ -105,7 +104,7 @@ def serve(config: Path, record: Path | None, **flags: Any) -> None:
     async def run() -> None:
         adapter = Adapter(file.settings, folder=config.parent, file=file, record=record)
         signals = _Signals()
-        collect_rarely()
+        garbage.set_aside()
         await adapter.run(signals.stop, hurry=signals.hurry)
 
     _in_loop(run)
@@ -583,23 +582,6 @@ def _content(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-
-
-def collect_rarely() -> None:
-    """Have what lives long walked through less often by the garbage collector.
-
-    Modules and routes stay until the end: each walk through them made every reader of that moment
-    wait, for nearly 50 ms. And each cycle replaces what is known of every replica, whose count
-    alone asked for up to three walks per cycle: a third of a second each with 50,000 replicas, in
-    which next to nothing was found.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECTED_AT)
-
-
-_COLLECTED_AT = 5_000
-"""New objects that live before the youngest are walked through: seven times Python's own number."""
 
 
 def _in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

@@ -9,7 +9,7 @@ import sys
 import time
 
 from tests.bench import Row
-from wva_adapter.cli import collect_rarely
+from wva_adapter import garbage
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
@@ -162,6 +162,8 @@ def rows() -> list[Row]:
 
 
 if __name__ == "__main__":
-    collect_rarely()
+    # As the adapter does.
+    garbage.set_aside()
+    garbage.pace(int(sys.argv[1]) * len(ACCELERATORS) * REPLICAS)
     spent_s = _cycles_s(int(sys.argv[1]), 3)
     print(spent_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -35,7 +35,7 @@ _COUNTERS = (
 """Counters that only a restart makes smaller. Computed prompt tokens are not among them: where an
 engine does not count them they are a difference of two counters that move at different times."""
 
-# An enum's member takes longer to be found than the rest of what is asked of a replica.
+# Looked up once: this is asked of every replica in every cycle, and members of enums are found slowly.
 _READY = Phase.READY
 
 _counts = attrgetter(*_COUNTERS)

@@ -171,6 +171,8 @@ class _Tree:
         Args:
             need: No more than the highest counts carry.
         """
+        if not self._options:
+            return ()
         self._need, self._best = need, None
         self._visit(0, (), 0.0, 0.0)
         found = self._best
@@ -188,24 +190,26 @@ class _Tree:
             missing -= room
         return price
 
+    def _offer(self, counts: tuple[int, ...], price: float, capacity: float) -> None:
+        order = (
+            round(price, _MONEY_DIGITS),
+            round(capacity, _MONEY_DIGITS),
+            tuple([-counts[i] for i in self._place]),
+        )
+        if self._best is None or order < self._best[0]:
+            self._best = (order, counts)
+
     def _visit(self, index: int, counts: tuple[int, ...], price: float, capacity: float) -> None:
-        best = self._best
-        if index == self._size:
-            order = (
-                round(price, _MONEY_DIGITS),
-                round(capacity, _MONEY_DIGITS),
-                tuple([-counts[i] for i in self._place]),
-            )
-            if best is None or order < best[0]:
-                self._best = (order, counts)
-            return
         option, each = self._options[index], self._prices[index]
         size, current, penalty = option.capacity, option.current, self._penalty
         missing = self._need - capacity - self._reach[index + 1]
         fewest = math.ceil(_exact(missing / size))
         lowest = max(option.lowest, min(fewest, option.highest))
-        highest = lowest if index + 1 == self._size else option.highest
-        for count in range(lowest, highest + 1):
+        if index + 1 == self._size:
+            paid = price + _price(option, each, lowest, penalty)
+            self._offer((*counts, lowest), paid, capacity + size * lowest)
+            return
+        for count in range(lowest, option.highest + 1):
             carried = capacity + size * count
             # As _price says; written out, since most of the search is spent here.
             paid = price + each * (count + penalty * abs(count - current))

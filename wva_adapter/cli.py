@@ -7,7 +7,6 @@ Each command imports what it needs when it runs: all of it together takes ten ti
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from wva_adapter import __version__
+from wva_adapter import __version__, garbage
 from wva_adapter.errors import CollectError, ConfigError, WvaError
 from wva_adapter.flags import Command, Duration, ServingCommand, overrides, serving_flags
 from wva_adapter.logs import log_to_stderr
@@ -105,10 +104,7 @@ def serve(config: Path, record: Path | None, **flags: Any) -> None:
     async def run() -> None:
         adapter = Adapter(file.settings, folder=config.parent, file=file, record=record)
         signals = _Signals()
-        # Modules and routes stay until the end: each walk through them made every reader of that
-        # moment wait, for nearly 50 ms.
-        gc.collect()
-        gc.freeze()
+        garbage.set_aside()
         await adapter.run(signals.stop, hurry=signals.hurry)
 
     _in_loop(run)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from wva_adapter import garbage
 from wva_adapter.collect.assemble import ReplicaView, Source, VariantView, assemble
 from wva_adapter.collect.cluster import ClusterSource
 from wva_adapter.collect.gateway import Gateway, GatewayReader
@@ -372,6 +373,7 @@ class Adapter:
                 for policy in [self._policies.of(view.variant.key.namespace, view.variant.model_id)]
                 for replica in view.replicas
             }
+        garbage.pace(sum(len(view.replicas) for view in views))
         now_s = self._clock()
         guards = self._settings.guards.at(now_s)
         snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, guards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from wva_adapter.core.sharing import (
 # Accelerators and what one costs per hour.
 PRICES = {"L4": 0.5, "L40S": 0.9, "A100": 1.8, "H100": 3.2, "MI300X": 3.6, "H200": 4.2}
 SCARCE = 0.7
+GREEDY_TIMES = 5
+"""The least of so many is told: one takes so short that whatever else runs lengthens it."""
 LIMITS_S = {100: 0.5, 500: 2.0, 1000: 5.0}
 
 
@@ -99,9 +102,11 @@ def rows() -> list[Row]:
     found = []
     for models, limit_s in LIMITS_S.items():
         requests, supply = a_scarce_fleet(models, seed=3)
-        started = time.process_time()
-        greedy = share(requests, supply)
-        greedy_s = time.process_time() - started
+        greedy_s = math.inf
+        for _ in range(GREEDY_TIMES):
+            started = time.process_time()
+            greedy = share(requests, supply)
+            greedy_s = min(greedy_s, time.process_time() - started)
         started = time.process_time()
         counts = propose(requests, supply)
         proposal_s = time.process_time() - started
@@ -115,7 +120,7 @@ def rows() -> list[Row]:
                 unit="ms CPU",
                 against=None,
                 ratio=None,
-                target="tens of ms at 1,000",
+                target="<= 100 ms at 1,000",
                 ok=greedy_s <= 0.1 * max(1.0, models / 1000),
             ),
             Row(

@@ -87,7 +87,7 @@ class Fleet:
     def _replica(self, name: str, unseen: bool) -> ReplicaState:
         began_s = self.ready_since_s
         if unseen:
-            old = self.memory.replicas[self.variant.key, name].page
+            old = self.memory.replicas[self.variant.key][name].page
             return ReplicaState(
                 name, Phase.READY, began_s - 100, began_s, old, problem="timed out after 2 s"
             )

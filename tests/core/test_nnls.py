@@ -24,6 +24,18 @@ def test_it_finds_what_scipy_finds(seed: int, unknowns: int, rows: int) -> None:
     assert gained <= float(np.sum((matrix @ expected - target) ** 2)) * (1 + 1e-6) + 1e-9
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.sets(st.integers(0, 3)))
+def test_a_wrong_guess_of_what_is_not_0_changes_nothing(
+    seed: int, unknowns: int, guess: set[int]
+) -> None:
+    generator = np.random.default_rng(seed)
+    matrix = generator.normal(size=(12, unknowns))
+    gram, right = (matrix.T @ matrix).tolist(), generator.normal(size=unknowns).tolist()
+    likely = sorted(i for i in guess if i < unknowns)
+    assert nonnegative(gram, right, likely) == nonnegative(gram, right)
+
+
 def test_directions_of_which_nothing_is_known_stay_at_zero() -> None:
     assert nonnegative(((4.0, 0.0), (0.0, 0.0)), (8.0, 0.0)) == pytest.approx((2.0, 0.0))
 

@@ -159,7 +159,8 @@ def test_the_last_page_counts_however_short_the_window_is() -> None:
 
 def test_peaks_of_replicas_that_are_gone_are_forgotten() -> None:
     peaks = remember_peaks([a_state(usage=[0.9])], {}, POLICY)
-    assert remember_peaks([a_state(ready=0)], peaks, POLICY) == {}
+    empty = a_state(ready=0)
+    assert remember_peaks([empty], peaks, POLICY) == {empty.variant.key: {}}
 
 
 def test_demand_and_supply_are_told_in_replicas() -> None:

@@ -94,13 +94,17 @@ class Cover:
     def counts(self, need: float) -> Mapping[VariantKey, int]:
         """Return the counts for what must be carried."""
         utilization = self._utilization
-        counts = self._search.best(self._absent + need / utilization.of(self._most))
+        largest = utilization.of(self._most)
+        counts = smallest = self._search.best(self._absent + need / largest)
         fewest = sum(counts.values())
         # More replicas may be loaded more, each: the plan for the largest share may be too small
         # for the share that it allows itself, and is the right one where it is not.
         for replicas in range(fewest, self._most + 1):
             share = utilization.of(replicas)
-            counts = self._search.best(self._absent + need / share)
+            if share == largest:
+                counts = smallest
+            else:
+                counts = self._search.best(self._absent + need / share)
             if sum(counts.values()) <= replicas or share == utilization.highest:
                 break
         return counts
@@ -167,6 +171,8 @@ class _Tree:
         Args:
             need: No more than the highest counts carry.
         """
+        if not self._options:
+            return ()
         self._need, self._best = need, None
         self._visit(0, (), 0.0, 0.0)
         found = self._best
@@ -184,25 +190,29 @@ class _Tree:
             missing -= room
         return price
 
+    def _offer(self, counts: tuple[int, ...], price: float, capacity: float) -> None:
+        order = (
+            round(price, _MONEY_DIGITS),
+            round(capacity, _MONEY_DIGITS),
+            tuple([-counts[i] for i in self._place]),
+        )
+        if self._best is None or order < self._best[0]:
+            self._best = (order, counts)
+
     def _visit(self, index: int, counts: tuple[int, ...], price: float, capacity: float) -> None:
-        best = self._best
-        if index == self._size:
-            order = (
-                round(price, _MONEY_DIGITS),
-                round(capacity, _MONEY_DIGITS),
-                tuple([-counts[i] for i in self._place]),
-            )
-            if best is None or order < best[0]:
-                self._best = (order, counts)
-            return
-        option = self._options[index]
+        option, each = self._options[index], self._prices[index]
+        size, current, penalty = option.capacity, option.current, self._penalty
         missing = self._need - capacity - self._reach[index + 1]
-        fewest = math.ceil(_exact(missing / option.capacity))
+        fewest = math.ceil(_exact(missing / size))
         lowest = max(option.lowest, min(fewest, option.highest))
-        highest = lowest if index + 1 == self._size else option.highest
-        for count in range(lowest, highest + 1):
-            carried = capacity + option.capacity * count
-            paid = price + _price(option, self._prices[index], count, self._penalty)
+        if index + 1 == self._size:
+            paid = price + _price(option, each, lowest, penalty)
+            self._offer((*counts, lowest), paid, capacity + size * lowest)
+            return
+        for count in range(lowest, option.highest + 1):
+            carried = capacity + size * count
+            # As _price says; written out, since most of the search is spent here.
+            paid = price + each * (count + penalty * abs(count - current))
             best = self._best
             if best is not None:
                 least = paid + self._least_price(index + 1, self._need - carried)
@@ -215,7 +225,7 @@ class _Tree:
 def _exact(quotient: float) -> float:
     """Return the quotient without the rounding that would push a whole number to the next one."""
     nearest = round(quotient)
-    return nearest if math.isclose(quotient, nearest, rel_tol=0, abs_tol=1e-9) else quotient
+    return nearest if abs(quotient - nearest) <= 1e-9 else quotient
 
 
 def _solve(

@@ -261,12 +261,13 @@ class Fit:
         # would never have kept.
         kept = memory * min(1.0, 1 / max(1.0, (1 - each) * self.weight))
         left = 1 - kept
+        first = _prior_moments(self.prior)
         moments = tuple(
             [
                 kept * m + left * p + n + t
                 for m, p, n, t in zip(
                     self.moments,
-                    _prior_moments(self.prior),
+                    first,
                     added.moments,
                     _add_up_prompts(intervals, inputs.mean, self.times),
                     strict=True,
@@ -282,7 +283,7 @@ class Fit:
         part = max(1 - memory, added.weight / weight)
         return Fit(
             prior=self.prior,
-            times=_best_times(_doubted(moments, self.prior)),
+            times=_best_times(_doubted(moments, self.prior, first), self.times),
             moments=moments,
             recent=tuple([recent * m + n for m, n in zip(self.recent, added.moments, strict=True)]),
             recent_weight=recent * self.recent_weight + added.weight,
@@ -316,7 +317,7 @@ class Fit:
         total = kept * self.weight + weight
         return replace(
             self,
-            times=_best_times(moments),
+            times=_best_times(moments, self.times),
             moments=moments,
             recent=tuple([recent * m + n for m, n in zip(self.recent, added, strict=True)]),
             recent_weight=recent * self.recent_weight + weight,
@@ -383,14 +384,14 @@ def _add_up_prompts(intervals: Sequence[Interval], tokens: float, times: Times) 
     finished = took_s = batch = held = prefilling = 0.0
     count = 0
     for one in intervals:
-        kv = one.kv_tokens
-        if one.finished and one.prefilling > 0 and kv is not None:
+        kv, ended, share = one.kv_tokens, one.finished, one.prefilling
+        if ended and share > 0 and kv is not None:
             count += 1
-            finished += one.finished
-            took_s += one.prefilling * one.span_s
+            finished += ended
+            took_s += share * one.span_s
             batch += one.batch
             held += kv
-            prefilling += one.prefilling
+            prefilling += share
     if not (finished and tokens > 0):
         return _NOTHING
     took_s /= finished
@@ -398,12 +399,19 @@ def _add_up_prompts(intervals: Sequence[Interval], tokens: float, times: Times) 
     alone_s = times.a_s + times.b_s * batch + times.c_s * held
     busy = min(1.0, prefilling)
     others = prefilling * (busy + (1 - busy) * min(1.0, alone_s / took_s))
-    x = (1.0, batch, held, tokens * (1 + others), took_s)
-    expected_s = alone_s + times.d_s * x[3]
+    together = tokens * (1 + others)
+    expected_s = alone_s + times.d_s * together
     if expected_s <= 0:
         return _NOTHING
     w = _weight(_PROMPTS_SHARE * min(count, finished / _FULL_PROMPTS), took_s, expected_s)
-    return tuple(w * x[i] * x[j] for i in range(5) for j in range(i, 5))
+    wb, wk, wp, wy = w * batch, w * held, w * together, w * took_s
+    return (
+        *(w, wb, wk, wp, wy),
+        *(wb * batch, wb * held, wb * together, wb * took_s),
+        *(wk * held, wk * together, wk * took_s),
+        *(wp * together, wp * took_s),
+        wy * took_s,
+    )
 
 
 def _add_up(intervals: Sequence[Interval], full_batch: float | None, times: Times) -> _Sums:
@@ -503,23 +511,28 @@ def fresh_fit(prior: Times) -> Fit:
     return Fit(prior=prior, times=prior, moments=_prior_moments(prior))
 
 
-def _doubted(moments: Moments, prior: Times) -> Moments:
+def _doubted(moments: Moments, prior: Times, first: Moments) -> Moments:
     """Return the moments with each of the prior's times believed no more than what it matters.
 
     A prior may be of another kind of machine: a CPU takes ten times as long for a prompt and hardly
     longer for a step. Where few requests decode and few prompts come, samples say little of what
     each adds, and would never move what the prior says of it as a share.
+
+    Args:
+        moments: What was seen, the prior's share in it.
+        prior: The times that were believed at first.
+        first: What they count for among the moments.
     """
-    first = _prior_moments(prior)
     weight, itl = moments[0] - first[0], moments[4] - first[4]
     if weight <= 0 or itl <= 0:
         return moments
     seen = (weight, moments[1] - first[1], moments[2] - first[2], moments[3] - first[3])
+    units = _units(prior)
     doubts = [
         max(_EACH_DOUBT, _PART_DOUBT * itl / (unit * x)) if x > 0 else _EACH_DOUBT
-        for unit, x in zip(_units(prior), seen, strict=True)
+        for unit, x in zip(units, seen, strict=True)
     ]
-    now = _believed(prior, doubts)
+    now = _believed(prior, units, doubts)
     return tuple([m - f + n for m, f, n in zip(moments, first, now, strict=True)])
 
 
@@ -534,17 +547,17 @@ def _units(prior: Times) -> tuple[float, ...]:
 @lru_cache(maxsize=4096)
 def _prior_moments(prior: Times) -> Moments:
     """Return the moments that stand for what the prior says, and for how little it is believed."""
-    return _believed(prior, (_EACH_DOUBT,) * 4)
+    return _believed(prior, _units(prior), (_EACH_DOUBT,) * 4)
 
 
-def _believed(prior: Times, doubts: Sequence[float]) -> Moments:
+def _believed(prior: Times, units: Sequence[float], doubts: Sequence[float]) -> Moments:
     """Return the moments that stand for a prior, each of whose times is doubted by so much.
 
     The times are believed to be ``prior·(1 + s + e)`` with s common to all and e each one's own,
     both normal. What follows is the inverse of their covariance (Sherman and Morrison's formula),
     in units of one sample's noise, so that samples and prior can be added.
     """
-    (ua, ub, uc, ud), (da, db, dc, dd) = _units(prior), doubts
+    (ua, ub, uc, ud), (da, db, dc, dd) = units, doubts
     # Written out, since this runs for every variant in every cycle.
     a, b, c, d = (
         _SURE / (ua * da) ** 2,
@@ -565,16 +578,32 @@ def _believed(prior: Times, doubts: Sequence[float]) -> Moments:
     )
 
 
-def _best_times(moments: Moments) -> Times:
+def _best_times(moments: Moments, before: Times) -> Times:
+    """Return the times that explain the moments best.
+
+    Args:
+        moments: What was seen, the prior's share in it.
+        before: The times that explained them best before the last samples: those of them that were
+            0 mostly are again.
+    """
     g00, g01, g02, g03, r0, g11, g12, g13, r1, g22, g23, r2, g33, r3, _ = moments
     gram = ((g00, g01, g02, g03), (g01, g11, g12, g13), (g02, g12, g22, g23), (g03, g13, g23, g33))
-    return Times(*nonnegative(gram, (r0, r1, r2, r3)))
+    parts = before.a_s, before.b_s, before.c_s, before.d_s
+    likely = [i for i, part in enumerate(parts) if part > 0]
+    return Times(*nonnegative(gram, (r0, r1, r2, r3), likely))
 
 
 def _residual(moments: Moments, times: Times) -> float:
     """Return the weighted sum of squares that the times leave unexplained."""
-    v = (times.a_s, times.b_s, times.c_s, times.d_s, -1.0)
-    places = ((i, j) for i in range(5) for j in range(i, 5))
+    m00, m01, m02, m03, m04, m11, m12, m13, m14, m22, m23, m24, m33, m34, m44 = moments
+    a, b, c, d = times.a_s, times.b_s, times.c_s, times.d_s
+    # Written out, since this runs for every variant in every cycle.
     return math.fsum(
-        (1 if i == j else 2) * m * v[i] * v[j] for (i, j), m in zip(places, moments, strict=True)
+        (
+            *(m00 * a * a, 2 * m01 * a * b, 2 * m02 * a * c, 2 * m03 * a * d, -2 * m04 * a),
+            *(m11 * b * b, 2 * m12 * b * c, 2 * m13 * b * d, -2 * m14 * b),
+            *(m22 * c * c, 2 * m23 * c * d, -2 * m24 * c),
+            *(m33 * d * d, -2 * m34 * d),
+            m44,
+        )
     )

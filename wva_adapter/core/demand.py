@@ -15,7 +15,7 @@ from wva_adapter.core.forecast import Forecast, forecast
 from wva_adapter.core.interval import Interval, unusable
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad, figure
-from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory
+from wva_adapter.core.memory import UNSEEN_VARIANT, Memory, ModelMemory, VariantMemory
 from wva_adapter.core.offline import NO_SLO, online, owed_now
 from wva_adapter.core.pages import Pages, is_stuck
 from wva_adapter.core.parts import (
@@ -107,7 +107,7 @@ def analyze_demand(
         if seen.arrivals is None
         else replace(past, owed=owed, arrivals=past.arrivals.add(at_s, seen.arrivals, seen.span_s))
     )
-    news = [done for state in states for _, done in pages.news.get(state.variant.key, ())]
+    news = [done for state in states for done in pages.news[state.variant.key].values()]
     # A report whose arrivals were not counted yet is counted from with the next one.
     counted = seen.arrivals is not None or past.gateway is None or gateway is None
     learned = replace(
@@ -215,23 +215,24 @@ def _look(
     rate: float | None = None
     stuck, asleep = set(), set()
     for state in states:
-        for replica, memory in pages.ready[state.variant.key]:
-            if memory.page is not None and memory.page.awake is False:
-                asleep.add((state.variant.key, replica.name))
+        for name, memory in pages.replicas[state.variant.key].items():
+            page, came = memory.page, memory.arrivals_per_s
+            if page is not None and page.awake is False:
+                asleep.add((state.variant.key, name))
             if is_stuck(memory, at_s):
-                stuck.add((state.variant.key, replica.name))
-            elif memory.page is not None:
-                waiting += memory.page.queued_requests or 0.0
-            if memory.arrivals_per_s is not None:
-                rate = (rate or 0.0) + memory.arrivals_per_s
+                stuck.add((state.variant.key, name))
+            elif page is not None:
+                waiting += page.queued_requests or 0.0
+            if came is not None:
+                rate = (rate or 0.0) + came
     if before and rate is not None:
         # What they cannot do in time is not less asked for.
-        passing = (m.arrivals_per_s for s in before for _, m in pages.ready[s.variant.key])
+        passing = (m.arrivals_per_s for s in before for m in pages.replicas[s.variant.key].values())
         rate = max(rate, math.fsum(each or 0.0 for each in passing))
     since_s = past.arrivals.at_s
     # The first cycle that sees arrivals counts those of the interval between its pages.
     span_s = _SHORTEST_CYCLE_S if since_s is None else at_s - since_s
-    fresh = any(pages.news.get(state.variant.key) for state in states)
+    fresh = any(pages.news[state.variant.key] for state in states)
     arrivals = rate * span_s if rate is not None and fresh else None
     if gateway is not None:
         waiting += gateway.queued_requests or 0.0
@@ -266,12 +267,14 @@ def _usable(state: VariantState, pages: Pages, memory: Memory) -> list[Interval]
     that is short from its first minute never have another, and it would stay short.
     """
     key = state.variant.key
-    fit = memory.variants.get(key, VariantMemory()).fit
+    fit = memory.variants.get(key, UNSEEN_VARIANT).fit
     guessed = fit is None or fit.weight < _GUESSED_BELOW
+    news, past = pages.news[key], pages.replicas[key]
     return [
         done
-        for replica, done in pages.news.get(key, ())
-        if unusable(done, replica, caught_up=guessed or pages.of(state, replica).caught_up) is None
+        for replica in state.ready
+        if (done := news.get(replica.name)) is not None
+        and unusable(done, replica, caught_up=guessed or past[replica.name].caught_up) is None
     ]
 
 
@@ -286,13 +289,13 @@ def _learn(
     learned: dict[VariantKey, VariantMemory] = {}
     for state in states:
         key = state.variant.key
-        past = memory.variants.get(key, VariantMemory())
+        past = memory.variants.get(key, UNSEEN_VARIANT)
         fit = past.fit
         if fit is None or (fit.samples == 0 and not usable[key]):
             fit = fresh_fit(_prior(state, states, memory))
         sizes = [
             page.kv_cache_tokens
-            for _, remembered in pages.ready[key]
+            for remembered in pages.replicas[key].values()
             if (page := remembered.page) and page.kv_cache_tokens
         ]
         learned[key] = replace(
@@ -308,7 +311,7 @@ def _prior(state: VariantState, states: Sequence[VariantState], memory: Memory) 
     variant = state.variant
     best: tuple[Fit, Variant] | None = None
     for other in states:
-        fit = memory.variants.get(other.variant.key, VariantMemory()).fit
+        fit = memory.variants.get(other.variant.key, UNSEEN_VARIANT).fit
         if fit is not None and fit.samples > (0 if best is None else best[0].samples):
             best = fit, other.variant
     if best is not None:
@@ -379,9 +382,9 @@ def _crowd(
         batch = rates[state.variant.key].batch
         # Chance alone brings a batch so far above its mean.
         most = batch + _CHANCE_DEVIATIONS * math.sqrt(batch)
-        for replica in state.ready:
-            page = pages.of(state, replica).page
-            if page is None or (state.variant.key, replica.name) in seen.stuck:
+        for name, memory in pages.replicas[state.variant.key].items():
+            page = memory.page
+            if page is None or (seen.stuck and (state.variant.key, name) in seen.stuck):
                 continue
             crowd += max(0.0, (page.running_requests or 0.0) - most)
     return crowd

@@ -35,6 +35,9 @@ _COUNTERS = (
 """Counters that only a restart makes smaller. Computed prompt tokens are not among them: where an
 engine does not count them they are a difference of two counters that move at different times."""
 
+# Looked up once: this is asked of every replica in every cycle, and members of enums are found slowly.
+_READY = Phase.READY
+
 _counts = attrgetter(*_COUNTERS)
 
 
@@ -115,7 +118,7 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
         x0, x1 = p0, p1
         if x0 is None or x1 is None:
             return None
-    prompts = max(0.0, x1 - x0)
+    prompts = x1 - x0 if x1 > x0 else 0.0
     itl_sum_s, itl_count = l1 - l0, c1 - c0
     started = None if n0 is None or n1 is None else n1 - n0
     running0, running1 = before.running_requests, now.running_requests
@@ -159,7 +162,7 @@ def unusable(interval: Interval, state: ReplicaState, *, caught_up: bool = False
     Args:
         caught_up: Whether the replica had nothing waiting once, so that what waits is its own.
     """
-    if state.phase is not Phase.READY:
+    if state.phase is not _READY:
         return f"{state.name} is {state.phase.value}"
     if state.ready_at_s is not None:
         age_s = interval.at_s - interval.span_s - state.ready_at_s
@@ -219,5 +222,7 @@ def _arrivals(
         if started is None or running is None:
             return None
         started += running
-    refused = _grown(before.rejections_total, now.rejections_total) or 0.0
-    return max(0.0, started + (queued - queued_before) + refused)
+    came = started + (queued - queued_before)
+    if now.rejections_total:
+        came += _grown(before.rejections_total, now.rejections_total) or 0.0
+    return came if came > 0 else 0.0

@@ -15,8 +15,6 @@ from wva_adapter.core.snapshot import GatewayState, ReplicaSample
 from wva_adapter.core.strain import Strain
 from wva_adapter.core.token_memory import TokenMemory
 
-ReplicaKey = tuple[VariantKey, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -186,15 +184,20 @@ class ReplicaMemory(NamedTuple):
     caught_up: bool = False
 
 
+UNSEEN_VARIANT, UNSEEN_MODEL, UNSEEN_REPLICA = VariantMemory(), ModelMemory(), ReplicaMemory()
+"""What is remembered of who was never seen before; made once, since it is asked for in each cycle."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Everything that outlives a cycle; a fresh one knows nothing.
 
     Attributes:
+        replicas: By variant and name, those that were ready.
         prior_scale: By how much the times that are believed before anything was seen are off.
     """
 
     variants: Mapping[VariantKey, VariantMemory] = field(default_factory=dict)
     models: Mapping[LoadKey, ModelMemory] = field(default_factory=dict)
-    replicas: Mapping[ReplicaKey, ReplicaMemory] = field(default_factory=dict)
+    replicas: Mapping[VariantKey, Mapping[str, ReplicaMemory]] = field(default_factory=dict)
     prior_scale: float = 1.0

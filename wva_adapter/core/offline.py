@@ -82,7 +82,7 @@ def owed_now(
 def _present(states: Sequence[VariantState], pages: Pages, gateway: GatewayState | None) -> float:
     total = 0.0 if gateway is None else gateway.queued_requests or 0.0
     for state in states:
-        for _, memory in pages.ready[state.variant.key]:
+        for memory in pages.replicas[state.variant.key].values():
             if memory.page is not None:
                 total += memory.page.queued_requests or 0.0
                 total += memory.page.running_requests or 0.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.interval import Interval, has_caught_up, interval
-from wva_adapter.core.memory import ReplicaKey, ReplicaMemory
+from wva_adapter.core.memory import UNSEEN_REPLICA, ReplicaMemory
 from wva_adapter.core.snapshot import ReplicaState, VariantState
 
 STUCK_AFTER_S = 120.0
@@ -19,52 +19,51 @@ class Pages:
     """The pages of one cycle.
 
     Attributes:
-        replicas: What is remembered of every ready replica, these pages taken in.
-        news: By variant, each replica with a new page and what it did since the one before.
-        ready: By variant, each ready replica with what is remembered of it.
+        replicas: By variant and name, what is remembered of every ready replica, these pages
+            taken in; in the order of ``VariantState.ready``.
+        news: By variant and name, what each replica with a new page did since the one before.
     """
 
-    replicas: Mapping[ReplicaKey, ReplicaMemory] = field(default_factory=dict)
-    news: Mapping[VariantKey, Sequence[tuple[ReplicaState, Interval]]] = field(default_factory=dict)
-    ready: Mapping[VariantKey, Sequence[tuple[ReplicaState, ReplicaMemory]]] = field(
-        default_factory=dict
-    )
+    replicas: Mapping[VariantKey, Mapping[str, ReplicaMemory]] = field(default_factory=dict)
+    news: Mapping[VariantKey, Mapping[str, Interval]] = field(default_factory=dict)
 
     def of(self, state: VariantState, replica: ReplicaState) -> ReplicaMemory:
         """Return what is remembered of a ready replica."""
-        return self.replicas[state.variant.key, replica.name]
+        return self.replicas[state.variant.key][replica.name]
 
 
-def take_pages(states: Sequence[VariantState], memory: Mapping[ReplicaKey, ReplicaMemory]) -> Pages:
+def take_pages(
+    states: Sequence[VariantState], memory: Mapping[VariantKey, Mapping[str, ReplicaMemory]]
+) -> Pages:
     """Return what the pages of ``states`` add to what is remembered.
 
     Args:
-        states: Every variant.
-        memory: Of every replica that was ready before, its past.
+        states: The variants to look at.
+        memory: By variant and name, of every replica that was ready before, its past.
     """
-    replicas: dict[ReplicaKey, ReplicaMemory] = {}
-    ready: dict[VariantKey, list[tuple[ReplicaState, ReplicaMemory]]] = {}
-    news: dict[VariantKey, list[tuple[ReplicaState, Interval]]] = {}
+    replicas: dict[VariantKey, Mapping[str, ReplicaMemory]] = {}
+    news: dict[VariantKey, Mapping[str, Interval]] = {}
     for state in states:
         key = state.variant.key
-        seen = ready[key] = []
+        past_of = memory.get(key, {})
+        now_of: dict[str, ReplicaMemory] = {}
+        done_of: dict[str, Interval] = {}
         for replica in state.ready:
-            place = (key, replica.name)
-            past = memory.get(place, _UNSEEN)
+            name = replica.name
+            past = past_of.get(name, UNSEEN_REPLICA)
             page, before = replica.sample, past.page
             if page is None or (before is not None and page.at_s <= before.at_s):
-                replicas[place] = past
-                seen.append((replica, past))
+                now_of[name] = past
                 continue
             done = None if before is None else interval(before, page)
             arrivals, moved_at_s = past.arrivals_per_s, past.moved_at_s
             if done is not None:
-                news.setdefault(key, []).append((replica, done))
+                done_of[name] = done
                 if done.arrivals is not None:
                     arrivals = done.arrivals / done.span_s
             if moved_at_s is None or not page.queued_requests or _moved(done):
                 moved_at_s = page.at_s
-            now = ReplicaMemory(
+            now_of[name] = ReplicaMemory(
                 past.kv_cache_usage,
                 past.queued_requests,
                 past.read_at_s,
@@ -73,12 +72,8 @@ def take_pages(states: Sequence[VariantState], memory: Mapping[ReplicaKey, Repli
                 moved_at_s,
                 past.caught_up or has_caught_up(page, replica),
             )
-            replicas[place] = now
-            seen.append((replica, now))
-    return Pages(replicas, news, ready)
-
-
-_UNSEEN = ReplicaMemory()
+        replicas[key], news[key] = now_of, done_of
+    return Pages(replicas, news)
 
 
 def _moved(done: Interval | None) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 from wva_adapter.core.allocation import Cover, Option
 from wva_adapter.core.case import Case, Decisions
@@ -18,10 +19,11 @@ from wva_adapter.core.guards import pace_window_s
 from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.memory import (
+    UNSEEN_MODEL,
+    UNSEEN_VARIANT,
     Memory,
     ModelMemory,
     Quiet,
-    ReplicaKey,
     ReplicaMemory,
     VariantMemory,
     Window,
@@ -64,41 +66,26 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     sharing = _by_load(snapshot.variants)
     states = tuple(chain.from_iterable(sharing.values()))
     of_variant = {s.variant.key: policies.of(*_model(s), s.variant.key.name) for s in states}
-    noticed = {
-        s.variant.key: notice(
-            memory.variants.get(s.variant.key, VariantMemory()),
-            s,
-            snapshot.at_s,
-            of_variant[s.variant.key],
-            snapshot.quotas or (),
-        )
-        for s in states
-    }
-    memory = replace(memory, variants=noticed)
-    peaks: dict[ReplicaKey, ReplicaMemory] = {}
-    for load_key, members in sharing.items():
-        its = policies.of(load_key.namespace, load_key.model_id)
-        if its.analysis == "saturation":
-            peaks |= remember_peaks(members, memory.replicas, its)
-    pages = take_pages(states, {**memory.replicas, **peaks} if peaks else memory.replicas)
     gateways = {(g.namespace, g.model_id): g for g in snapshot.gateways}
     loads: list[ModelLoad] = []
     load_of: dict[VariantKey, ModelLoad] = {}
     wanted: dict[VariantKey, int] = {}
     floors: dict[VariantKey, int] = {}
     models: dict[LoadKey, ModelMemory] = {}
-    variants = dict(noticed)
+    variants: dict[VariantKey, VariantMemory] = {}
+    replicas: dict[VariantKey, Mapping[str, ReplicaMemory]] = {}
     standings: dict[VariantKey, Standing] = {}
     limits: dict[VariantKey, str] = {}
-    resting, quiet = _rests(
-        sharing, memory.models, noticed, pages, gateways, snapshot.at_s, policies
-    )
+    resting: dict[LoadKey, Rest] = {}
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
-    for load_key, members in sharing.items():
-        model = (load_key.namespace, load_key.model_id)
-        policy = policies.of(*model)
-        past = memory.models.get(load_key, ModelMemory())
+    for look in _looks(sharing, snapshot, memory, gateways, policies, of_variant):
+        load_key, members, policy = look.key, look.members, look.policy
+        model, noticed, pages = load_key[:2], look.noticed, look.pages
+        past = memory.models.get(load_key, UNSEEN_MODEL)
+        variants |= {state.variant.key: noticed[state.variant.key] for state in members}
+        replicas |= pages.replicas
+        resting[load_key] = look.rest
         if policy.analysis == "demand":
             part = load_key.role
             before: Sequence[VariantState] = ()
@@ -111,7 +98,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
                 gateways.get(model),
                 snapshot.at_s,
                 policy,
-                memory,
+                replace(memory, variants=noticed),
                 past,
                 part=part,
                 before=before,
@@ -140,7 +127,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             load = replace(load, binding=f"{load.role}: {load.binding}")
         loads.append(load)
         remembered = _remember_kept(load, snapshot.at_s, past, policy.window_s())
-        models[load_key] = replace(remembered, quiet=quiet[load_key])
+        models[load_key] = replace(remembered, quiet=look.quiet)
         standings |= {
             s.variant.key: standing(noticed[s.variant.key], s, snapshot.at_s) for s in members
         }
@@ -200,7 +187,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     after = Memory(
         variants=_remember_published(variants, decisions, case),
         models=models,
-        replicas=pages.replicas,
+        replicas=replicas,
         prior_scale=memory.prior_scale,
     )
     return Plan(snapshot.at_s, decisions, undecided, tuple(loads), case), after
@@ -219,27 +206,58 @@ def _by_load(states: Sequence[VariantState]) -> Mapping[LoadKey, Sequence[Varian
     return {LoadKey(*key): tuple(groups[key]) for key in sorted(groups)}
 
 
-def _rests(
+class _Look(NamedTuple):
+    """What is known of those who share a load, and of its whole model, before it is analysed.
+
+    Attributes:
+        noticed: What is remembered of the model's variants, how their pods started taken in.
+        pages: Those of the model's replicas.
+        rest: Whether these may go without replicas.
+        quiet: For how long nobody has asked the model.
+    """
+
+    key: LoadKey
+    members: Sequence[VariantState]
+    policy: Policy
+    noticed: Mapping[VariantKey, VariantMemory]
+    pages: Pages
+    rest: Rest
+    quiet: Quiet
+
+
+def _looks(
     sharing: Mapping[LoadKey, Sequence[VariantState]],
-    past: Mapping[LoadKey, ModelMemory],
-    variants: Mapping[VariantKey, VariantMemory],
-    pages: Pages,
+    snapshot: Snapshot,
+    memory: Memory,
     gateways: Mapping[tuple[str, str], GatewayState],
-    at_s: float,
     policies: Policies,
-) -> tuple[Mapping[LoadKey, Rest], Mapping[LoadKey, Quiet]]:
-    """Return of each load whether it may rest, and for how long nobody has asked its model."""
-    found: dict[LoadKey, Rest] = {}
-    quiet: dict[LoadKey, Quiet] = {}
+    of_variant: Mapping[VariantKey, Policy],
+) -> Iterator[_Look]:
+    """Look at one model after the other, where it is its turn."""
     for model, group in groupby(sharing, key=itemgetter(0, 1)):
         roles = {key: sharing[key] for key in group}
-        known = past.get(next(iter(roles)), ModelMemory()).quiet
-        its_rests, after = rests(
-            known, roles, variants, pages, gateways.get(model), at_s, policies.of(*model)
+        whole = tuple(chain.from_iterable(roles.values()))
+        policy = policies.of(*model)
+        noticed = {
+            s.variant.key: notice(
+                memory.variants.get(s.variant.key, UNSEEN_VARIANT),
+                s,
+                snapshot.at_s,
+                of_variant[s.variant.key],
+                snapshot.quotas or (),
+            )
+            for s in whole
+        }
+        seen = memory.replicas
+        if policy.analysis == "saturation":
+            seen = remember_peaks(whole, seen, policy)
+        pages = take_pages(whole, seen)
+        known = memory.models.get(next(iter(roles)), UNSEEN_MODEL).quiet
+        its_rests, quiet = rests(
+            known, roles, noticed, pages, gateways.get(model), snapshot.at_s, policy
         )
-        found |= its_rests
-        quiet |= dict.fromkeys(roles, after)
-    return found, quiet
+        for key, members in roles.items():
+            yield _Look(key, members, policy, noticed, pages, its_rests[key], quiet)
 
 
 def _wanted(
@@ -497,10 +515,13 @@ def _remember_published(
     return after
 
 
+_NO_PACE = Window()
+
+
 def _paced(past: Window, before: int, now: int, at_s: float, span_s: float) -> Window:
     """Return the window for a pace with this count; empty where no guard asks for it."""
     if not span_s:
-        return Window()
+        return _NO_PACE
     if not past.entries:
         past = past.add(at_s, before, span_s=span_s)
     return past.add(at_s, now, span_s=span_s)

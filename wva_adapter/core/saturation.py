@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import on_their_way
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import ReplicaKey, ReplicaMemory, VariantMemory
+from wva_adapter.core.memory import UNSEEN_REPLICA, UNSEEN_VARIANT, ReplicaMemory, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import ReplicaSample, ReplicaState, VariantState
 
@@ -83,15 +83,17 @@ def crosses(before: ReplicaSample | None, now: ReplicaSample, policy: Policy) ->
 
 def remember_peaks(
     states: Sequence[VariantState],
-    peaks: Mapping[ReplicaKey, ReplicaMemory],
+    peaks: Mapping[VariantKey, Mapping[str, ReplicaMemory]],
     policy: Policy,
-) -> dict[ReplicaKey, ReplicaMemory]:
+) -> Mapping[VariantKey, Mapping[str, ReplicaMemory]]:
     """Return the peaks with the pages of ``states`` added, and without replicas that are gone."""
     remembered = {}
     for state in states:
+        key = state.variant.key
+        past = peaks.get(key, {})
+        now = remembered[key] = dict[str, ReplicaMemory]()
         for replica in state.ready:
-            key = (state.variant.key, replica.name)
-            memory = peaks.get(key, ReplicaMemory())
+            memory = past.get(replica.name, UNSEEN_REPLICA)
             fill, sample = read_fill(replica.sample), replica.sample
             if fill is not None and sample is not None and sample.at_s > memory.read_at_s:
                 span_s = policy.peak_window_s
@@ -104,13 +106,13 @@ def remember_peaks(
                     memory.moved_at_s,
                     memory.caught_up,
                 )
-            remembered[key] = memory
+            now[replica.name] = memory
     return remembered
 
 
 def analyze_saturation(
     states: Sequence[VariantState],
-    peaks: Mapping[ReplicaKey, ReplicaMemory],
+    peaks: Mapping[VariantKey, Mapping[str, ReplicaMemory]],
     at_s: float,
     policy: Policy,
     variants: Mapping[VariantKey, VariantMemory] | None = None,
@@ -142,14 +144,14 @@ def analyze_saturation(
             if replica.sample is not None and replica.sample.awake is False:
                 asleep += 1
             elif blind_reason(replica, at_s, policy) is None:
-                seen.append(_peak(peaks[state.variant.key, replica.name], policy))
+                seen.append(_peak(peaks[state.variant.key][replica.name], policy))
             else:
                 unseen.append(read_fill(replica.sample) or full)
     # What is ready and was not asked yet has served nothing so far: it is on its way, too.
     fresh = sum(r.sample is None and r.problem is None for state in states for r in state.ready)
     past = variants or {}
     starting = fresh + math.fsum(
-        on_their_way(state, past.get(state.variant.key, VariantMemory()), at_s, policy)
+        on_their_way(state, past.get(state.variant.key, UNSEEN_VARIANT), at_s, policy)
         for state in states
     )
     roomy = [fill for fill in seen if not fill.saturated(policy)]

@@ -99,13 +99,14 @@ class Shape:
         """Return the shape after one cycle; without news of a length it stays."""
         began, computed = [], []
         ended, generated = [], []
-        for *_, started, input_tokens, finished, output_tokens, _, _, _, _, _, _ in intervals:
-            if started and input_tokens is not None:
+        for one in intervals:
+            started, finished = one.started, one.finished
+            if started and (tokens := one.input_tokens) is not None:
                 began.append(started)
-                computed.append(input_tokens)
-            if finished and output_tokens is not None:
+                computed.append(tokens)
+            if finished and (tokens := one.output_tokens) is not None:
                 ended.append(finished)
-                generated.append(output_tokens)
+                generated.append(tokens)
         return Shape(
             _mean(self.input_tokens, computed, began, _SHAPE_GAIN),
             _mean(self.output_tokens, generated, ended, _OUTPUT_GAIN),

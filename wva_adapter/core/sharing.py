@@ -131,11 +131,15 @@ class _Turn:
     counts: dict[VariantKey, int]
     served: float
     closed: dict[VariantKey, str] = field(default_factory=dict)
+    _key: LoadKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._key = self.request.key
 
     @property
     def rank(self) -> tuple[int, float, LoadKey]:
         need = self.request.need
-        return -self.request.priority, self.served / need if need > 0 else 1.0, self.request.key
+        return -self.request.priority, self.served / need if need > 0 else 1.0, self._key
 
     @property
     def missing(self) -> float:
@@ -146,15 +150,18 @@ class _Turn:
 
         The cheapest is that of the least price per unit of what is still missing.
         """
+        counts, closed, wanted = self.counts, self.closed, self.wanted
         open_ = [
-            o
-            for o in self.request.options
-            if o.key not in self.closed and self.counts[o.key] < o.highest
+            o for o in self.request.options if o.key not in closed and counts[o.key] < o.highest
         ]
         missing = self.missing
         if missing <= 0:
-            open_ = [o for o in open_ if self.counts[o.key] < o.lowest]
-        planned = [o for o in open_ if self.counts[o.key] < self.wanted[o.key]]
+            open_ = [o for o in open_ if counts[o.key] < o.lowest]
+        planned = [o for o in open_ if counts[o.key] < wanted[o.key]]
+        chosen = planned or open_
+        if len(chosen) <= 1:
+            # Mostly so, and then no price matters.
+            return chosen[0] if chosen else None
         unit = max((o.cost_per_h for o in open_), default=0.0) or 1.0
 
         def rate(option: Option) -> tuple[float, VariantKey]:
@@ -162,7 +169,7 @@ class _Turn:
             # Rounded, so that the unit of money does not decide between equal ones.
             return round(option.cost_per_h / unit / useful, 9), option.key
 
-        return min(planned or open_, key=rate, default=None)
+        return min(chosen, key=rate)
 
 
 def share(

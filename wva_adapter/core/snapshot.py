@@ -199,7 +199,8 @@ class VariantState(_Kept):
         try:
             return self._ready
         except AttributeError:
-            ready = tuple(r for r in self.replicas if r.phase is Phase.READY)
+            serves = Phase.READY
+            ready = tuple([r for r in self.replicas if r.phase is serves])
             object.__setattr__(self, "_ready", ready)
             return ready
 

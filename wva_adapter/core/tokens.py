@@ -14,7 +14,7 @@ from statistics import fmean, median
 from wva_adapter.core.fleet import Variant, VariantKey
 from wva_adapter.core.leads import on_their_way
 from wva_adapter.core.load import ModelLoad
-from wva_adapter.core.memory import VariantMemory
+from wva_adapter.core.memory import UNSEEN_VARIANT, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason, read_fill
 from wva_adapter.core.snapshot import GatewayState, ReplicaSample, ReplicaState, VariantState
@@ -192,7 +192,7 @@ def analyze_tokens(
     demand = on_seen + math.fsum(r.demand or 0.0 for r in told)
     coming = carried(fresh) + math.fsum(
         capacity.get(state.variant.key, 0.0)
-        * on_their_way(state, past.get(state.variant.key, VariantMemory()), at_s, policy)
+        * on_their_way(state, past.get(state.variant.key, UNSEEN_VARIANT), at_s, policy)
         for state in states
     )
     ready = carried(seen) + carried(told)

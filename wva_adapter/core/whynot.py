@@ -11,7 +11,7 @@ from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
 from wva_adapter.core.leads import coming, start_s
 from wva_adapter.core.load import ModelLoad, figure
-from wva_adapter.core.memory import VariantMemory
+from wva_adapter.core.memory import UNSEEN_VARIANT
 from wva_adapter.core.rules import RULES, follow_demand
 
 Decisions = Mapping[VariantKey, Decision]
@@ -155,7 +155,7 @@ def outlook(key: VariantKey, decisions: Decisions, case: Case) -> tuple[str, ...
     """Return what will come about the variant if its load stays as it is, a sentence each."""
     state, load, policy = case.states[key], case.loads[key], case.policies[key]
     said = []
-    past = case.memory.get(key, VariantMemory())
+    past = case.memory.get(key, UNSEEN_VARIANT)
     takes_s = start_s(past.starts, policy)
     expected = coming(state, takes_s, case.at_s, past)
     if expected:

@@ -9,7 +9,7 @@ from itertools import chain
 from wva_adapter.core.change import replace
 from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.core.leads import on_their_way
-from wva_adapter.core.memory import Quiet, VariantMemory
+from wva_adapter.core.memory import UNSEEN_VARIANT, Quiet, VariantMemory
 from wva_adapter.core.pages import Pages
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason
@@ -104,7 +104,7 @@ def _is_coming(
 ) -> bool:
     """Return whether none serves yet, and one is on its way."""
     return not any(state.ready for state in states) and any(
-        on_their_way(state, variants.get(state.variant.key, VariantMemory()), at_s, policy) > 0
+        on_their_way(state, variants.get(state.variant.key, UNSEEN_VARIANT), at_s, policy) > 0
         for state in states
     )
 

@@ -221,17 +221,18 @@ def test_requests_beyond_the_batch_that_keeps_the_slo_are_a_backlog() -> None:
     assert crowded.keep == pytest.approx(served.keep, rel=0.05)
 
 
-def test_none_goes_while_batches_are_fuller_than_the_slo_allows() -> None:
+def test_none_on_its_way_is_cancelled_while_batches_are_fuller_than_the_slo_allows() -> None:
     # Engines with places left let everybody in: nobody waits, and everybody is slow.
-    fleet = Fleet(ready=12, spec=12, running=20.0)
-    fleet.cycles(6.0, 600)
-    assert only(fleet.cycle(6.0)).desired < 12
+    def with_ten_on_their_way(running: float) -> Plan:
+        fleet = Fleet(ready=2, spec=2)
+        fleet.cycles(6.0, 600)
+        fleet.spec, fleet.starting_since_s, fleet.running = 12, fleet.at_s - 60, running
+        return fleet.cycle(6.0)
 
-    fleet.running = 400.0
-    crowded = fleet.cycle(6.0)
-
+    assert only(with_ten_on_their_way(8.0)).desired < 12
+    crowded = with_ten_on_their_way(400.0)
     assert only(crowded).desired >= 12
-    assert "more than the SLO allows, so none goes" in said(crowded)
+    assert "more than the SLO allows, so none goes" in crowded.loads[0].binding
 
 
 def test_each_decision_adds_its_step_to_what_was_asked_for_before_though_nobody_looked() -> None:

@@ -87,13 +87,13 @@ async def test_it_arrives_at_the_served_count_up_and_down(tmp_path: Path) -> Non
 
 
 @pytest.mark.anyio
-async def test_up_it_adds_four_pods_or_doubles_within_a_period(tmp_path: Path) -> None:
+async def test_up_it_adds_twenty_pods_or_doubles_within_a_period(tmp_path: Path) -> None:
     board, target = Board(60, lambda: 0.0), Target(1)
-    board.post(*a_plan(12))
-    async with controlled(tmp_path, target, board):
-        await settled(target, 5)  # max(1 + 4, 2 x 1)
+    board.post(*a_plan(30))
+    async with controlled(tmp_path, target, board, maximum=40):
+        await settled(target, 21)  # max(1 + 20, 2 x 1)
         await asyncio.sleep(0.3)
-        assert target.replicas == 5  # the period of 15 s is not over
+        assert target.replicas == 21  # the period of 15 s is not over
 
 
 @pytest.mark.anyio

@@ -141,14 +141,14 @@ def analyze_demand(
     # cannot be taken back when somebody does.
     room = max(0.0, base - expected.rate_per_s)
     base = owed_per_s if offline else max(base, base - room / 2 + owed_per_s)
-    delayed = crowd = backlog = 0.0
+    crowd = backlog = 0.0
     if not offline:
         crowd = _crowd(states, pages, rates, seen)
-        delayed = seen.waiting + crowd
-        backlog = _carried(delayed, arriving, ready, on_their_way, lead_s)
+        backlog = _carried(seen.waiting + crowd, arriving, ready, on_their_way, lead_s)
     need = base + backlog / level.drain_s
     supply = present * utilization.of(replicas)
-    if delayed >= 1:
+    held = _held(seen.waiting, crowd, bool(on_their_way))
+    if held:
         # What is on its way is credited for the backlog: taken literally, that would cancel it.
         need = max(need, supply)
     ratio = strained(
@@ -184,7 +184,7 @@ def analyze_demand(
         load = in_prompt_tokens(load, unit)
     load = replace(
         load,
-        binding=_binding(base * unit, backlog, level.drain_s, load, seen, crowd, less),
+        binding=_binding(base * unit, backlog, level.drain_s, load, held, less),
         notes=(
             *_notes(expected, load, {k: r.rate_per_s * unit for k, r in rates.items()}, seen),
             *([owed.words(at_s, owed_per_s)] if owed is not None and owed.dues else ()),
@@ -390,6 +390,19 @@ def _crowd(
     return crowd
 
 
+def _held(waiting: float, crowd: float, some_are_coming: bool) -> str:
+    """Return why no replica may go, in words; empty where they may.
+
+    Batches that are too full forbid it only until help has come: with the help there, a batch that
+    never empties would say that its replicas are slower than was learned.
+    """
+    if waiting >= 1:
+        return f"{waiting:g} wait"
+    if crowd >= 1 and some_are_coming:
+        return f"batches hold {crowd:.0f} more than the SLO allows"
+    return ""
+
+
 def _carried(
     waiting: float,
     arriving: float,
@@ -413,8 +426,7 @@ def _binding(
     backlog: float,
     drain_s: float,
     load: ModelLoad,
-    seen: Seen,
-    crowd: float,
+    held: str,
     less: float,
 ) -> str:
     parts = f"{figure(base)} {load.unit} to be ready for"
@@ -427,10 +439,8 @@ def _binding(
         f"{parts}: {figure(load.need)} {verb} {figure(load.supply)} {load.unit} that replicas "
         f"carry at {load.utilization.of(load.replicas):.0%}"
     )
-    if seen.waiting >= 1:
-        words += f"; {seen.waiting:g} wait, so none goes"
-    elif seen.waiting + crowd >= 1:
-        words += f"; batches hold {crowd:.0f} more than the SLO allows, so none goes"
+    if held:
+        words += f"; {held}, so none goes"
     if less:
         words += f"; replicas count for {less:.0%} less, since clients waited longer than the SLO"
     return words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -158,3 +159,12 @@ def test_it_costs_what_mixed_integer_programming_finds() -> None:
         found = allocated(need, fleet, penalty=0.0)
         # a millionth of the dearest price decides ties in large models
         assert price_of(found, fleet, 0.0) == pytest.approx(oracle.fun, abs=2e-4)
+
+
+@settings(max_examples=500, deadline=None)
+@given(need=st.integers(0, 200).map(lambda n: n / 8), fleet=options(), unit=st.integers(-20, 20))
+def test_the_unit_of_time_changes_no_count(need: float, fleet: list[Option], unit: int) -> None:
+    # Requests per second, minute or day; powers of two, so that no sum is rounded differently.
+    per = 2.0**unit
+    slower = [replace(option, capacity=option.capacity * per) for option in fleet]
+    assert allocated(need * per, slower) == allocated(need, fleet)

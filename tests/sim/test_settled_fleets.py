@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -54,3 +54,15 @@ def test_where_the_older_chip_is_cheaper_per_request_it_comes_first() -> None:
     assert outcome.variants == ("a100", "h100")
     assert max(older) == 4
     assert set(newer) == {1}
+
+
+def test_no_replica_goes_before_the_one_that_replaces_it_serves() -> None:
+    # While the load of S2 rises, one H100 takes the place of an A100, which costs more per request.
+    outcome = work(Job("S2", "demand", 0, prior_error=2.0)).outcome
+    replaced = [
+        now
+        for before, now in pairwise(outcome.timeline)
+        if now.spec[0] < before.spec[0] and now.at_s < 1200
+    ]
+    assert replaced
+    assert all(moment.ready[1] == moment.spec[1] for moment in replaced)

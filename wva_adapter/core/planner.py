@@ -315,7 +315,9 @@ def _raised(
 class _Lowering:
     """The cheapest counts that still carry so much, none above what there is.
 
-    A model's last replica stays: only the rule that lets it sleep takes that one.
+    A model's last replica stays: only the rule that lets it sleep takes that one. And none that
+    serves goes for one of another variant that is still on its way: until that one is there, the
+    others would be short.
     """
 
     def __init__(
@@ -333,10 +335,23 @@ class _Lowering:
             bounds.append((min(there, state.variant.min_replicas), there))
         self._some = any(there for _, there in bounds)
         self._cover = _cover(load, states, bounds, standings, policy, draws)
+        self._serving = self._of_ready(
+            {s.variant.key: standings[s.variant.key].exists for s in states}
+        )
+
+    def _of_ready(self, counts: Mapping[VariantKey, int]) -> float:
+        """Return what those carry that are ready now and stay; of a variant they go last."""
+        keys = ((s.variant.key, len(s.ready)) for s in self._states)
+        return sum(self._load.capacity[key] * min(ready, counts[key]) for key, ready in keys)
 
     def to(self, keep: float) -> Mapping[VariantKey, int]:
         """Return the counts for what has to be carried."""
         counts = self._cover.counts(keep)
+        share = self._load.utilization.of(self._load.replicas)
+        stay = self._of_ready(counts)
+        if stay < self._serving and share * stay < keep:
+            coming = max(0.0, self._load.present - self._serving)
+            counts = self._cover.counts(min(keep + share * coming, self._load.supply))
         if any(counts.values()) or not self._some:
             return counts
         load, standings = self._load, self._standings

@@ -103,7 +103,7 @@ def test_a_change_must_save_more_than_its_penalty() -> None:
     assert allocated(1, fleet, penalty=0.0) == {"a": 1, "b": 0}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(options(), st.integers(0, 480).map(lambda n: n / 8), st.floats(0, 0.5))
 def test_no_other_plan_is_cheaper(fleet: list[Option], need: float, penalty: float) -> None:
     counts = allocated(need, fleet, penalty)
@@ -118,7 +118,7 @@ def test_no_other_plan_is_cheaper(fleet: list[Option], need: float, penalty: flo
     assert price_of(counts, fleet, penalty) == pytest.approx(cheapest, abs=1e-6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(options(), st.floats(0, 40), st.floats(0, 40), st.floats(0, 0.5))
 def test_a_larger_need_never_gets_less_capacity(
     fleet: list[Option], need: float, more: float, penalty: float
@@ -127,7 +127,7 @@ def test_a_larger_need_never_gets_less_capacity(
     assert capacity_of(allocated(need + more, fleet, penalty), fleet) >= less - 1e-9
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(options(), st.floats(0, 40), st.randoms(use_true_random=False))
 def test_the_order_of_variants_changes_nothing(
     fleet: list[Option], need: float, random: object

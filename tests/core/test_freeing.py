@@ -317,7 +317,7 @@ def costs(decisions: dict[str, Decision]) -> dict[str, float]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(fleets(), st.randoms(use_true_random=False))
 def test_nodes_change_no_cost_and_no_number_and_order_changes_nothing(
     fleet: tuple[tuple[VariantState, ...], tuple[NodeState, ...]], chance: object

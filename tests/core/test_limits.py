@@ -373,7 +373,7 @@ QUOTAS = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(fleets(), QUOTAS)
 def test_what_is_added_keeps_within_resource_quotas_and_what_runs_stays(
     states: tuple[VariantState, ...], quotas: tuple[ResourceQuota, ...]
@@ -485,7 +485,7 @@ def lived(
     return served
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.integers(1, 3).flatmap(
         lambda models: st.lists(

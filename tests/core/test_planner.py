@@ -257,7 +257,7 @@ def fleets() -> st.SearchStrategy[tuple[VariantState, ...]]:
     return st.integers(1, 3).flatmap(lambda n: st.tuples(*map(variant, range(n))))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(fleets(), min_size=1, max_size=4))
 def test_counts_stay_in_bounds_over_every_history(
     history: list[tuple[VariantState, ...]],
@@ -275,7 +275,7 @@ def test_counts_stay_in_bounds_over_every_history(
             assert decision.value_milli == 1000 * decision.desired
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(fleets(), min_size=1, max_size=4))
 def test_unseen_replicas_never_lower_a_count(history: list[tuple[VariantState, ...]]) -> None:
     memory = Memory()
@@ -296,7 +296,7 @@ def test_unseen_replicas_never_lower_a_count(history: list[tuple[VariantState, .
                 assert decision.desired >= current
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(fleets())
 def test_equal_input_gives_equal_output_in_any_order(states: tuple[VariantState, ...]) -> None:
     first, memory = decide(*states, at_s=1000)

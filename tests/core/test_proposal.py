@@ -104,7 +104,7 @@ def test_it_knows_that_a_replica_needs_one_node(
 
 
 @pytest.mark.parametrize("exact", [0, 20])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(fleets())
 def test_a_proposal_is_possible_and_never_worse_than_greedy(
     exact: int, fleet: tuple[list[ModelRequest], Supply]
@@ -121,7 +121,7 @@ def test_a_proposal_is_possible_and_never_worse_than_greedy(
         assert share(requests, supply, change_penalty=0.05, proposal=counts).counts == counts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(fleets())
 def test_more_accelerators_never_make_the_best_plan_worse(
     fleet: tuple[list[ModelRequest], Supply],
@@ -138,7 +138,7 @@ def test_without_bounds_everybody_has_the_own_plan() -> None:
     assert propose([], Supply(())) == {}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(fleets())
 def test_whatever_fits_keeps_the_bounds(fleet: tuple[list[ModelRequest], Supply]) -> None:
     requests, supply = fleet

@@ -41,7 +41,7 @@ STRONGEST := $(OURS) inflight-8 inflight-16 slo-aware knative clairvoyant
 EVERYBODY := $(STRONGEST) tokens saturation queue-0 queue-300 guard pool-saturation inflight-24 inflight-64 \
 	token-aware dynamo-throughput dynamo-latency apa hpa-cpu80 hpa-gpu80 hpa-q3kv60 \
 	hpa-q3kv60-throttled wva-v1 wva-v2 static-peak
-sim: setup  ## every scenario under the laws that people run: tables and pages under build/, up to an hour
+sim: setup  ## every scenario under the laws that people run: tables and pages under build/, 20 minutes on two cores
 	mkdir -p build
 	$(SIMULATE) S1 S1b S1c S2 S3 S4b S5 S6 $(EVERYBODY:%=--policy %) --json build/sim.json --html build/sim.html
 	$(RUN)python -m tests.figures.headline build/sim.json build/headline.svg | tee build/headline.md

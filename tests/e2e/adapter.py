@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import json
 import os
 import ssl
 import subprocess
@@ -269,3 +270,12 @@ class AdapterProcess:
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(0.5)
+
+
+async def spoil_ca(plane: ControlPlane) -> None:
+    """Have the API server trust another CA than the adapter's."""
+    other = base64.b64encode(
+        b"-----BEGIN CERTIFICATE-----\nbm90IG91cnM=\n-----END CERTIFICATE-----\n"
+    ).decode()
+    patch = json.dumps({"spec": {"caBundle": other}})
+    await plane.kubectl("patch", "apiservice", API_SERVICE, "--type=merge", "-p", patch)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import time
 
 import pytest
 
-from tests.e2e.adapter import API_SERVICE, NAMESPACE, AdapterProcess
+from tests.e2e.adapter import API_SERVICE, NAMESPACE, AdapterProcess, spoil_ca
 from tests.e2e.cluster import ControlPlane, KubectlError, tell
 from tests.e2e.conftest import MakeStage
 from tests.e2e.stage import CHEAP, DEAR
@@ -84,11 +83,7 @@ async def test_the_ca_of_our_apiservice_is_put_right_and_nobody_else_notices(
     await adapter.until_served(stage.namespace, CHEAP)
     service = await control_plane.get("apiservice", API_SERVICE)
     right = service["spec"]["caBundle"]
-    other = base64.b64encode(
-        b"-----BEGIN CERTIFICATE-----\nbm90IG91cnM=\n-----END CERTIFICATE-----\n"
-    ).decode()
-    patch = json.dumps({"spec": {"caBundle": other}})
-    await control_plane.kubectl("patch", "apiservice", API_SERVICE, "--type=merge", "-p", patch)
+    await spoil_ca(control_plane)
     began = time.monotonic()
     while (await control_plane.get("apiservice", API_SERVICE))["spec"]["caBundle"] != right:
         assert time.monotonic() - began < 30, adapter.tail()

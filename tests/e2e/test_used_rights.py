@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.e2e.adapter import NAMESPACE, AdapterProcess
+from tests.e2e.adapter import NAMESPACE, AdapterProcess, spoil_ca
 from tests.e2e.binaries import keda
 from tests.e2e.cluster import AUDITED, ControlPlane, tell
 from tests.e2e.conftest import MakeStage
@@ -62,6 +62,7 @@ async def test_every_right_is_used_and_none_is_missing(
     )
     stage = await make_stage("rights", maxima={CHEAP: 1, DEAR: 1})
     adapter.kill()
+    await spoil_ca(control_plane)
     # Before it was registered some roles were not there yet, and it had to do without.
     since = len((control_plane.logs / "audit.log").read_text().splitlines())
     await adapter.start()

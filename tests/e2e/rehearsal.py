@@ -423,11 +423,17 @@ class Rehearsal:
         case.status, case.status_set_s = replicas, self._now()
 
     async def _patch_status(self, path: str, status: Mapping[str, Any]) -> None:
-        response = await self._client.patch(
+        request = self._client.build_request(
+            "PATCH",
             f"{path}/status",
             content=json.dumps({"status": status}),
             headers={"content-type": "application/merge-patch+json"},
         )
+        try:
+            response = await self._client.send(request)
+        except httpx.ReadError:
+            # The server may end an idle connection just as it is used again.
+            response = await self._client.send(request)
         response.raise_for_status()
 
     async def _send(self, method: str, path: str, document: Mapping[str, Any]) -> None:

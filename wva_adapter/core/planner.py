@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -91,7 +91,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
             before: Sequence[VariantState] = ()
             if part == "decode":
                 before = sharing.get(load_key._replace(role="prefill"), ())
-                part = part_of(part, {other.role for other in sharing if other[:2] == model})
+                part = part_of(part, look.roles)
             load, past, learned = analyze_demand(
                 members,
                 pages,
@@ -210,6 +210,7 @@ class _Look(NamedTuple):
     """What is known of those who share a load, and of its whole model, before it is analysed.
 
     Attributes:
+        roles: Those that variants of the model have.
         noticed: What is remembered of the model's variants, how their pods started taken in.
         pages: Those of the model's replicas.
         rest: Whether these may go without replicas.
@@ -218,6 +219,7 @@ class _Look(NamedTuple):
 
     key: LoadKey
     members: Sequence[VariantState]
+    roles: Collection[Role]
     policy: Policy
     noticed: Mapping[VariantKey, VariantMemory]
     pages: Pages
@@ -256,8 +258,9 @@ def _looks(
         its_rests, quiet = rests(
             known, roles, noticed, pages, gateways.get(model), snapshot.at_s, policy
         )
+        theirs = [key.role for key in roles]
         for key, members in roles.items():
-            yield _Look(key, members, policy, noticed, pages, its_rests[key], quiet)
+            yield _Look(key, members, theirs, policy, noticed, pages, its_rests[key], quiet)
 
 
 def _wanted(

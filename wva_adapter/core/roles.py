@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from wva_adapter.core.case import Case, Decisions
@@ -53,9 +54,12 @@ def pair_roles(decisions: Decisions, case: Case) -> Decisions:
         return decisions
     paired = dict(decisions)
     groups = dict(case.by_load(decisions))
+    roles_of: dict[tuple[str, str], list[Role]] = defaultdict(list)
+    for key in there:
+        roles_of[key[:2]].append(key.role)
     unknown = {state.variant.load_key for state in case.unknown}
     for key, members in groups.items():
-        roles = [other.role for other in there if other[:2] == key[:2]]
+        roles = roles_of[key[:2]]
         partners = [LoadKey(*key[:2], role) for role in PARTNERS[key.role] if role in roles]
         # A count that could not be read is not zero.
         alone = bool(partners) and not unknown.intersection(partners)

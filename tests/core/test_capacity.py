@@ -94,6 +94,24 @@ def test_a_length_is_the_mean_of_many_requests_where_few_arrive() -> None:
     assert many.input_tokens == pytest.approx(1000 + 8000 * 0.15)
 
 
+def test_lengths_that_change_are_known_within_a_minute_where_few_arrive_too() -> None:
+    def a_cycle(tokens: float, requests: float = 5) -> Interval:
+        return an_interval(started=requests, input_tokens=tokens)
+
+    shape = Shape()
+    for _ in range(60):
+        shape = shape.learn([a_cycle(200)])
+    one_long = shape.learn([a_cycle(20_000, requests=1)])
+    assert one_long.input_tokens == pytest.approx(300, rel=0.02)
+    for _ in range(12):
+        shape = shape.learn([a_cycle(800)])
+    # of 200 requests that a mean comes from, 60 alone would have moved it to 360
+    assert shape.input_tokens == pytest.approx(800, rel=0.2)
+    for _ in range(24):
+        shape = shape.learn([a_cycle(800)])
+    assert shape.input_tokens == pytest.approx(800, rel=0.08)
+
+
 def test_answers_that_end_first_are_short_and_move_their_mean_slowly() -> None:
     known = Shape().learn([an_interval(started=100)])
 

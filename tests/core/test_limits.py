@@ -457,20 +457,24 @@ RESTLESS = Policy(
 
 
 def lived(
-    demands: Sequence[Sequence[float]], limits: Sequence[int], policy: Policy
+    demands: Sequence[Sequence[float]], limits: Sequence[int], policy: Policy, size: int
 ) -> list[tuple[float, ...]]:
     """What each model serves at the end of each cycle, in full replicas.
 
     Args:
         demands: By cycle, what comes for each model, in full replicas.
-        limits: By cycle, the devices that there are; each replica has one.
+        limits: By cycle, the devices that there are.
+        size: Devices of each replica.
     """
     memory, current, served = Memory(), [1] * len(demands[0]), []
     for cycle, (demand, limit) in enumerate(zip(demands, limits, strict=True)):
         at_s = CYCLE_S * cycle
         states = tuple(
             a_state(
-                a_variant(f"m{i}", model_id=f"m{i}", maximum=None),
+                replace(
+                    a_variant(f"m{i}", model_id=f"m{i}", maximum=None),
+                    accelerators_per_replica=size,
+                ),
                 usage=min(1.0, comes / there),
                 ready=there,
                 at_s=at_s,
@@ -493,20 +497,21 @@ def lived(
         )
     ),
     st.integers(1, 12),
+    st.integers(0, 24),
+    st.integers(1, 12),
     st.integers(0, 12),
-    st.integers(1, 6),
-    st.integers(0, 12),
+    st.sampled_from([1, 2, 4]),
 )
 def test_in_a_history_more_accelerators_lower_at_no_time_the_demand_that_is_served(
-    phases: list[list[float]], spell: int, devices: int, more: int, since: int
+    phases: list[list[float]], spell: int, devices: int, more: int, since: int, size: int
 ) -> None:
     """Demand changes every so many cycles, and from some cycle on there are more devices."""
     demands = [demand for demand in phases for _ in range(spell)]
     fewer = [devices] * len(demands)
     grown = [devices + more * (cycle >= since) for cycle in range(len(demands))]
 
-    less = lived(demands, fewer, RESTLESS)
-    greater = lived(demands, grown, RESTLESS)
+    less = lived(demands, fewer, RESTLESS, size)
+    greater = lived(demands, grown, RESTLESS, size)
 
     for before, after in zip(less, greater, strict=True):
         assert all(a >= b for a, b in zip(after, before, strict=True))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -130,12 +132,17 @@ def test_offline_requests_fill_the_room_that_is_kept_for_others_before_they_orde
     assert "offline requests, the last due in 7,200 s" in " ".join(many.notes)
 
 
-@settings(max_examples=25, deadline=None)
+@cache
+def _warm() -> Fleet:
+    fleet = Fleet()
+    fleet.cycles(4.0, 60)
+    return fleet
+
+
+@settings(max_examples=500, deadline=None)
 @given(held=st.floats(0, 1e6), rate=st.floats(0, 30))
 def test_offline_requests_never_take_from_what_online_ones_need(held: float, rate: float) -> None:
-    fleet, other = Fleet(), Fleet()
-    fleet.cycles(4.0, 60)
-    other.cycles(4.0, 60)
+    fleet, other = deepcopy(_warm()), deepcopy(_warm())
     with_, without = load_of(with_offline(fleet, rate, held)), load_of(with_offline(other, rate, 0))
     assert with_.need >= without.need * (1 - 1e-9)
     assert with_.keep >= without.keep * (1 - 1e-9)

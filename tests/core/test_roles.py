@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -57,6 +59,7 @@ class Split:
 
     variants: tuple[Variant, ...] = (PREFILL, DECODE)
     counts: dict[str, int] = field(default_factory=lambda: {"prefill": 1, "decode": 1})
+    starting: frozenset[str] = frozenset()
     policy: Policy = field(default_factory=Policy)
     at_s: float = 1_000_000.0
     served: float = 0.0
@@ -98,7 +101,9 @@ class Split:
             for i in range(count)
             for sample in [self._page(variant, f"{variant.key.name}-{i}", count, rate)]
         )
-        return VariantState(variant, count, count, replicas)
+        if variant.key.name in self.starting:
+            replicas += (ReplicaState("new", Phase.STARTING, self.at_s - 10),)
+        return VariantState(variant, len(replicas), len(replicas), replicas)
 
     def _page(self, variant: Variant, name: str, count: int, rate: float) -> ReplicaSample:
         n = self.served / count
@@ -426,7 +431,7 @@ def test_prompts_wait_no_longer_than_their_share_of_the_slo(
 ROLES: Sequence[Role] = ("prefill", "decode", "both")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     roles=st.lists(st.sampled_from(ROLES), min_size=1, max_size=4),
     data=st.data(),
@@ -458,15 +463,37 @@ def test_no_mixture_of_roles_and_counts_makes_the_plan_fail_or_leave_bounds(
             assert count == variant.clamp(count)
 
 
-@settings(max_examples=40, deadline=None)
+@cache
+def _warm() -> Split:
+    split = Split()
+    split.cycles(1.0, 120)
+    return split
+
+
+@settings(max_examples=500, deadline=None)
 @given(low=st.floats(0.1, 20), more=st.floats(1.0, 4.0))
 def test_more_requests_never_want_fewer_replicas_of_either_role(low: float, more: float) -> None:
-    first, second = Split(), Split()
-    for split in (first, second):
-        split.cycles(1.0, 120)
+    first, second = deepcopy(_warm()), deepcopy(_warm())
     one, other = first.cycle(low), second.cycle(low * more)
     for name in ("prefill", "decode"):
         assert of(one, name).desired <= of(other, name).desired
+
+
+def test_one_that_serves_stays_until_the_one_of_another_variant_does_and_the_trail_says_so() -> (
+    None
+):
+    old, new = a_role("both", cost=2.0), replace(a_variant("new", cost=0.5), role="both")
+    split = Split(variants=(old, new), counts={"both": 2, "new": 0})
+    rate = 1.2 * the_load(split.cycles(1.0, 60), "both")[1]
+    split.cycles(rate, 900)
+    split.starting = frozenset({"new"})
+    decided = split.cycle(rate)
+    assert of(decided, "both").desired == 2
+    assert "1 more stay until those on their way serve, without which others would carry" in said(
+        decided, "both", "settle_down"
+    )
+    split.starting, split.counts = frozenset(), {"both": 2, "new": 1}
+    assert of(split.cycles(rate, 600), "both").desired == 1
 
 
 def test_each_role_remembers_its_own_past() -> None:

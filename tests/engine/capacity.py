@@ -13,12 +13,15 @@ from tests.engine import Figure, tell
 from tests.engine.adapter import Adapter
 from tests.engine.engine import MODEL, Engine
 from tests.engine.phases import Phase, Segment, run, undisturbed
+from tests.engine.steps import measured, saturated_per_s, table_of
 from wva_adapter.core.service_rate import Slo
 
 RUNS = 2
 SLO = Slo()
 PROMPT_TOKENS, OUTPUT_TOKENS = 200.0, 100.0
-FIRST_PER_S, NEXT = 0.7, 1.2
+FIRST_SHARE, NEXT = 0.4, 1.2
+"""The first level, of the rate at which the batch would grow without end, and each by the one before."""
+
 LEVELS, PASSES, LEVEL_S, SETTLE_S = 7, 2, 35.0, 10.0
 LEAST, MOST = 0.85, 1.05
 
@@ -45,7 +48,7 @@ async def raised(
     engine: Engine,
     *,
     prompt_tokens: float,
-    first_per_s: float,
+    saturated_per_s: float,
     seed: int,
     passes: int = PASSES,
 ) -> list[Phase]:
@@ -53,7 +56,7 @@ async def raised(
 
     Between the times the queue is let go.
     """
-    rates = [first_per_s * NEXT**level for level in range(LEVELS)]
+    rates = [FIRST_SHARE * saturated_per_s * NEXT**level for level in range(LEVELS)]
     found: dict[float, list[Phase]] = {}
     for again in range(passes):
         for level, rate in enumerate(rates):
@@ -93,12 +96,14 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
             adapter = Adapter(Path(name), policy={}, max_replicas=8, model=MODEL)
             adapter.deploy({"one": engine.url})
             async with undisturbed():
+                # A machine that others use is half as fast in some minutes.
+                table = table_of(await measured(engine))
                 await adapter.start()
                 try:
                     phases = await raised(
                         engine,
                         prompt_tokens=PROMPT_TOKENS,
-                        first_per_s=FIRST_PER_S,
+                        saturated_per_s=saturated_per_s(table, PROMPT_TOKENS, OUTPUT_TOKENS),
                         seed=100 + 20 * number,
                     )
                     capacity = (await adapter.explain())["capacity"]

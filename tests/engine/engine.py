@@ -65,6 +65,9 @@ class Engine:
             RuntimeError: It ended, or does not serve in time; the message has its last lines.
         """
         began = time.monotonic()
+        own, *others = sorted(os.sched_getaffinity(0))
+        if others:
+            os.sched_setaffinity(0, others)
         process = self._process = self._launch()
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             while True:
@@ -78,6 +81,9 @@ class Engine:
                 await asyncio.sleep(0.5)
         names = {pid: _name(pid) for pid in _session(process.pid)}
         self._worker = next(pid for pid, name in names.items() if name.startswith(_COMPUTES))
+        if others:
+            # Steps have a core of their own, and what we and the engine do beside them the others.
+            _keep_to(self._worker, own)
         tell(f"engine ready after {time.monotonic() - began:.0f} s")
 
     def _launch(self) -> subprocess.Popen[bytes]:
@@ -141,6 +147,12 @@ def _name(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
+
+
+def _keep_to(pid: int, core: int) -> None:
+    """Let a process's threads run on one core only."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
 
 
 def _core_time(pid: int) -> CoreTime:

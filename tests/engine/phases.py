@@ -102,8 +102,9 @@ class Phase:
 
     @property
     def rate_per_s(self) -> float:
-        """Requests that began per second, as they came."""
-        return self.started / math.fsum(one.span_s for one in self.intervals)
+        """Requests that came per second: more than began where a queue grows."""
+        came = math.fsum(one.arrivals or 0.0 for one in self.intervals)
+        return came / math.fsum(one.span_s for one in self.intervals)
 
     @property
     def itl_s(self) -> float:

@@ -19,10 +19,12 @@ from tests.engine.adapter import Adapter
 from tests.engine.capacity import SLO, breaking_rate, raised
 from tests.engine.engine import MODEL, Engine
 from tests.engine.phases import LONGEST, VARIATION, undisturbed
+from tests.engine.steps import measured, saturated_per_s, table_of
 from wva_adapter.emulator.load import Load, Outcome, Workload
 
-ARRIVALS_PER_S = 1.0
-"""Of the whole fleet."""
+LOADED = 0.25
+"""The fleet's arrivals, of the rate of short prompts at which one batch would grow without end: one
+replica is just full with the long ones. With more none could help before it has started."""
 
 PROMPT_TOKENS, OUTPUT_TOKENS, LONGER = 200.0, 100.0, 4
 BEFORE_S, AFTER_S = 90.0, 300.0
@@ -30,7 +32,6 @@ START_S = 20.0
 """From the order of a replica until it serves."""
 
 SLICE_S = 10.0
-FIRST_PER_S = 0.25
 WITHIN = 0.20
 
 
@@ -79,10 +80,13 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
         try:
             async with undisturbed():
                 before = engine.core_time()
+                table = table_of(await measured(engine))
+                rate = LOADED * saturated_per_s(table, PROMPT_TOKENS, OUTPUT_TOKENS)
+                tell(f"{rate:.2f}/s arrive")
                 await adapter.start()
-                settled, _ = await _driven(engine, fleet, PROMPT_TOKENS, BEFORE_S, 31)
+                settled, _ = await _driven(engine, fleet, rate, PROMPT_TOKENS, BEFORE_S, 31)
                 shifted, capacities = await _driven(
-                    engine, fleet, LONGER * PROMPT_TOKENS, AFTER_S, 32
+                    engine, fleet, rate, LONGER * PROMPT_TOKENS, AFTER_S, 32
                 )
                 waits.append(engine.core_time().waited_since(before))
             async with undisturbed():
@@ -90,7 +94,7 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
                 phases = await raised(
                     engine,
                     prompt_tokens=LONGER * PROMPT_TOKENS,
-                    first_per_s=FIRST_PER_S,
+                    saturated_per_s=saturated_per_s(table, LONGER * PROMPT_TOKENS, OUTPUT_TOKENS),
                     seed=300,
                     passes=1,
                 )
@@ -109,11 +113,22 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
         "ok": abs(error) <= WITHIN,
         "waited": max(waits),
     }
-    share, was = _in_slo(shifted), _in_slo(settled)
-    minutes = [
-        _in_slo([o for o in shifted if 60 * m <= o.arrived_s < 60 * (m + 1)])
+    by_minute = [
+        [o for o in shifted if 60 * m <= o.arrived_s < 60 * (m + 1)]
         for m in range(int(AFTER_S / 60))
     ]
+    latency = _over_slo(shifted)
+    yield {
+        "name": f"mean latency by its SLO in those minutes, {_over_slo(settled):.2f} before them",
+        "value": latency,
+        "unit": "of it",
+        "runs": [_over_slo(minute) for minute in by_minute],
+        "target": "<= 1",
+        "ok": latency <= 1,
+        "waited": max(waits),
+    }
+    share, was = _in_slo(shifted), _in_slo(settled)
+    minutes = [_in_slo(minute) for minute in by_minute]
     yield {
         "name": f"in SLO in those minutes, {was:.0%} before them",
         "value": share,
@@ -125,12 +140,25 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
     }
 
 
+def _over_slo(outcomes: list[Outcome]) -> float:
+    """Return the mean latency over the SLO, which bounds means: the worse of both kinds."""
+    first = [o.ttft_s for o in outcomes if o.ttft_s is not None]
+    each = [(o.itl_s, o.output_tokens) for o in outcomes if o.itl_s is not None]
+    itl_s = sum(itl_s * tokens for itl_s, tokens in each) / sum(tokens for _, tokens in each)
+    return max(sum(first) / len(first) / SLO.ttft_s, itl_s / SLO.itl_s)
+
+
 def _in_slo(outcomes: list[Outcome]) -> float:
     return sum(o.in_slo(SLO.ttft_s, SLO.itl_s) for o in outcomes) / max(1, len(outcomes))
 
 
 async def _driven(
-    engine: Engine, fleet: Fleet, prompt_tokens: float, span_s: float, seed: int
+    engine: Engine,
+    fleet: Fleet,
+    arrivals_per_s: float,
+    prompt_tokens: float,
+    span_s: float,
+    seed: int,
 ) -> tuple[list[Outcome], list[float]]:
     """Send one replica's share of the arrivals, which changes with the fleet.
 
@@ -166,7 +194,7 @@ async def _driven(
 
     async with asyncio.TaskGroup() as group:
         for number in range(round(span_s / SLICE_S)):
-            group.create_task(slice_of(number, ARRIVALS_PER_S / fleet.ready))
+            group.create_task(slice_of(number, arrivals_per_s / fleet.ready))
             while loop.time() < begin_s + (number + 1) * SLICE_S:
                 await fleet.follow()
                 await asyncio.sleep(1)

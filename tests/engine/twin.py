@@ -13,8 +13,8 @@ from tests.engine import Figure, tell
 from tests.engine.curves import drawn
 from tests.engine.engine import MAX_NUM_SEQS, Engine
 from tests.engine.phases import Seen, Segment, run, undisturbed
-from tests.engine.steps import measured
-from tests.engine.table import Step, document, fitted, step_s
+from tests.engine.steps import measured, saturated_per_s, table_of
+from tests.engine.table import document, step_s
 from wva_adapter.emulator.load import Outcome
 from wva_adapter.sim.hardware import Hardware
 from wva_adapter.sim.replica import Replica
@@ -27,7 +27,6 @@ LOADED = 0.7
 """The share of the rate at which the batch would grow without end."""
 
 WITHIN = 0.15
-KNOTS = (1, 2, 4, 8, 16, 64, 256, 1024, 2048)
 EVERY_S = 1.0
 OUT = Path(__file__).parent.parent.parent / "build"
 
@@ -66,14 +65,6 @@ def _submit(replica: Replica, outcome: Outcome) -> None:
     replica.submit(request, max(replica.now_s, outcome.arrived_s))
 
 
-def saturated_per_s(hardware: Hardware) -> float:
-    """Return the rate of mean requests at which a full batch could just keep up."""
-    held = MAX_NUM_SEQS * (PROMPT_TOKENS + OUTPUT_TOKENS / 2)
-    decode_s = step_s(hardware, Step(MAX_NUM_SEQS, 0.0, held, 0.0)) / MAX_NUM_SEQS
-    prompt_s = step_s(hardware, Step(0.0, PROMPT_TOKENS, 0.0, 0.0))
-    return 1 / (OUTPUT_TOKENS * decode_s + prompt_s)
-
-
 async def measure(engine: Engine) -> AsyncIterator[Figure]:
     """Measure steps, fit, send the same arrivals through both; three times."""
     ttft, itl, waits, told = [], [], [], []
@@ -81,8 +72,7 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
         async with undisturbed():
             before = engine.core_time()
             steps = await measured(engine)
-            first = fitted("llama-random/cpu/tp1", steps, KNOTS, kv_cache_tokens=65_536)
-            rate = LOADED * saturated_per_s(first)
+            rate = LOADED * saturated_per_s(table_of(steps), PROMPT_TOKENS, OUTPUT_TOKENS)
             seen = await run(
                 engine,
                 [Segment(rate, SPAN_S)],
@@ -94,7 +84,7 @@ async def measure(engine: Engine) -> AsyncIterator[Figure]:
             # Once more: the machine may have been faster or slower while they were measured.
             steps += await measured(engine)
             waits.append(engine.core_time().waited_since(before))
-        table = fitted("llama-random/cpu/tp1", steps, KNOTS, kv_cache_tokens=65_536)
+        table = table_of(steps)
         one, curves = _compared(table, seen)
         told.append({**one, "rate_per_s": rate, "waited": waits[-1], "table": document(table)})
         told[-1]["table_error"] = float(

@@ -137,7 +137,7 @@ class ArrivalHistory:
     def _seen(self, at_s: float, rate: float, span_s: float) -> ArrivalHistory:
         assert self.at_s is not None
         begin_s = max(self.at_s, at_s - span_s)
-        gap = self._filled(begin_s, None)
+        gap = self if begin_s <= self.at_s else self._filled(begin_s, None)
         elapsed_s = at_s - self.at_s
         if self._steps(rate, span_s):
             level_s = self.span_s + span_s

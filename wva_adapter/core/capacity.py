@@ -102,6 +102,14 @@ class Times:
     d_s: float
 
     def __post_init__(self) -> None:
+        # One look where all is well, since every variant's are made anew in every cycle.
+        if (
+            0 <= self.a_s < math.inf
+            and 0 <= self.b_s < math.inf
+            and 0 <= self.c_s < math.inf
+            and 0 <= self.d_s < math.inf
+        ):
+            return
         for name in ("a_s", "b_s", "c_s", "d_s"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:

@@ -36,6 +36,7 @@ class Case:
         standings: Per variant, what exists of it and whether more would get a place.
         limits: Per variant, why there can be no more, where its model needs more than all carry.
         rests: Per load, whether it may go without replicas.
+        stays: Per variant, why more of it stay than carry what has to be carried.
         guards: What the operator holds counts by.
         inventory: What replicas may be put on.
         nodes: The nodes with accelerators; ``None`` where they could not be read.
@@ -55,6 +56,7 @@ class Case:
     standings: Mapping[VariantKey, Standing]
     limits: Mapping[VariantKey, str]
     rests: Mapping[LoadKey, Rest]
+    stays: Mapping[VariantKey, str] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     inventory: Inventory = field(default_factory=Inventory)
     nodes: tuple[NodeState, ...] | None = None

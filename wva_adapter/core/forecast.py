@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from wva_adapter.core.arrivals import SLOT_S, ArrivalHistory
@@ -128,17 +129,17 @@ def _analogs(
     candidates = len(rates) - back
     if candidates <= 0:
         return None, 0.0, 0
-    logs = np.log(np.maximum(np.frombuffer(history.presents, "<f8"), _LEAST_PER_S))
     now = math.log(max(rate, _LEAST_PER_S))
+    rises = now - np.log(np.maximum(np.frombuffer(history.presents, "<f8"), _LEAST_PER_S))
     # In the first minute on record, growth is against the first moment.
-    before = np.concatenate((np.full(min(_MINUTE, len(logs)), logs[0]), logs[:-_MINUTE]))
-    growth = now - float(logs[max(0, len(logs) - 1 - _MINUTE)])
-    rises = now - logs[:candidates]
-    off_level = rises / _LEVEL_WIDTH
-    off_growth = (rises + (before[:candidates] - now + growth)) / _GROWTH_WIDTH
-    distance = off_level * off_level + off_growth * off_growth
-    ages_s = SLOT_S * np.arange(len(rates) - 1, back - 1, -1)
-    weights = np.exp(-distance - (math.log(2) / _HALVES_S) * ages_s)
+    minute = min(_MINUTE, candidates)
+    before = np.empty(candidates)
+    before[:minute], before[minute:] = rises[0], rises[: candidates - minute]
+    growth = float(rises[max(0, len(rises) - 1 - _MINUTE)])
+    rises = rises[:candidates]
+    off_growth = (rises - before + growth) * (_LEVEL_WIDTH / _GROWTH_WIDTH)
+    distance = (rises * rises + off_growth * off_growth) * _LEVEL_WIDTH**-2
+    weights = np.exp(_faded(len(rates), back) - distance)
     count = max(1, (math.floor(max(lead_s, 60.0) / SLOT_S + 1e-9) - _FUTURE) // _EVERY + 1)
     demand, known = _futures(rates, candidates, count)
     # A moment that was not seen itself, or whose future was not, says nothing.
@@ -147,7 +148,7 @@ def _analogs(
     if evidence < _LEAST_EVIDENCE:
         return None, 0.0, 0
     demand *= np.exp(rises)
-    np.minimum(demand, _ABOVE_LARGEST * float(np.nanmax(rates)), out=demand)
+    np.minimum(demand, _ABOVE_LARGEST * float(np.fmax.reduce(rates)), out=demand)
     return (
         min(
             _cover(demand, weights, known, attainment),
@@ -156,6 +157,15 @@ def _analogs(
         evidence,
         int(np.count_nonzero((distance <= math.log(2)) & (weights > 0))),
     )
+
+
+@lru_cache(maxsize=64)
+def _faded(slots: int, back: int) -> NDArray[np.float64]:
+    """Return the logarithm of what age leaves of each of ``slots`` moments but the last ``back``."""
+    import numpy as np
+
+    ages_s = SLOT_S * np.arange(slots - 1, back - 1, -1, dtype=np.float64)
+    return (-math.log(2) / _HALVES_S) * ages_s
 
 
 def _futures(
@@ -172,21 +182,21 @@ def _futures(
     import numpy as np
 
     unknown = np.isnan(rates)
-    complete = not unknown.any()
     means = np.zeros(candidates + _EVERY * (count - 1))
     whole = min(max(0, len(rates) - _FUTURE), len(means))
-    seen = np.zeros(len(means))
-    if complete:
+    if not unknown.any():
         means[:whole] = _sums(rates, whole) / _FUTURE
-        seen[:whole] = 1.0
-    else:
-        slots = _sums((~unknown).astype(float), whole)
-        seen[:whole] = slots >= _FUTURE / 2
-        sums = _sums(np.where(unknown, 0.0, rates), whole)
-        means[:whole] = seen[:whole] * sums / np.maximum(slots, 1.0)
+        demand = _following(means, candidates, count).copy()
+        if whole == len(means):
+            return demand, np.full(candidates, float(count))
+        ended = (whole - 1 - np.arange(candidates)) // _EVERY + 1
+        return demand, np.clip(ended, 0.0, float(count))
+    seen = np.zeros(len(means))
+    slots = _sums((~unknown).astype(float), whole)
+    seen[:whole] = slots >= _FUTURE / 2
+    sums = _sums(np.where(unknown, 0.0, rates), whole)
+    means[:whole] = seen[:whole] * sums / np.maximum(slots, 1.0)
     demand = _following(means, candidates, count).copy()
-    if complete and whole == len(means):
-        return demand, np.full(candidates, float(count))
     return demand, _following(seen, candidates, count).sum(axis=0)
 
 
@@ -194,9 +204,8 @@ def _following(means: NDArray[np.float64], candidates: int, count: int) -> NDArr
     """Return a view of shape ``(count, candidates)``: row ``k`` begins ``3·k`` entries later."""
     import numpy as np
 
-    return np.lib.stride_tricks.as_strided(
-        means, (count, candidates), (_EVERY * means.itemsize, means.itemsize), writeable=False
-    )
+    steps = (_EVERY * means.itemsize, means.itemsize)
+    return np.ndarray((count, candidates), means.dtype, means, strides=steps)
 
 
 def _sums(rates: NDArray[np.float64], whole: int) -> NDArray[np.float64]:
@@ -240,21 +249,19 @@ def _climb(
     """
     import numpy as np
 
-    pieces = -1
+    before = -1.0
     while True:
-        above = demand > rate
-        each = above.sum(axis=0, dtype=np.uint16)
-        count = int(each.sum())
-        weight = float((weights * each).sum())
-        if count in (0, pieces) or weight == 0.0:
-            return rate
-        pieces = count
         # A moment with nothing above the rate adds exactly nothing: its weight may be the largest
         # by far, and a rounded nothing would be taken for demand.
         excess = demand - rate
         np.maximum(excess, 0.0, out=excess)
-        excess = excess.sum(axis=0)
-        further = (float((weights * excess).sum()) - uncovered) / weight
+        pieces = np.add.reduce(excess > 0, axis=0, dtype=np.uint16)
+        weight = float(np.add.reduce(weights * pieces))
+        if weight in (0.0, before):
+            return rate
+        before = weight
+        excess = np.add.reduce(excess, axis=0)
+        further = (float(np.add.reduce(weights * excess)) - uncovered) / weight
         if further <= 0.0:
             return rate
         rate += further

@@ -131,26 +131,29 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
         queued0 += before.deferred_requests
     if queued1 is not None and now.deferred_requests:
         queued1 += now.deferred_requests
-    return Interval(
-        now.replica,
-        now.at_s,
-        span_s,
-        itl_sum_s / span_s,
-        itl_sum_s / itl_count if itl_count > 0 else None,
-        itl_count,
-        prompts / span_s,
-        _kv_tokens(before, now),
-        0.0 if f0 is None or f1 is None else (f1 - f0) / span_s,
-        started,
-        None if started is None else prompts,
-        None if d0 is None or d1 is None else d1 - d0,
-        None if o0 is None or o1 is None else o1 - o0,
-        _arrivals(before, now, started, queued0, queued1),
-        running,
-        running0 is not None and running0 == running1,
-        queued0,
-        queued1,
-        None if t0 is None or t1 is None else t1 - t0,
+    # Not by its name: its arguments would be put in order first, for every replica in every cycle.
+    return Interval._make(
+        (
+            now.replica,
+            now.at_s,
+            span_s,
+            itl_sum_s / span_s,
+            itl_sum_s / itl_count if itl_count > 0 else None,
+            itl_count,
+            prompts / span_s,
+            _kv_tokens(before, now),
+            0.0 if f0 is None or f1 is None else (f1 - f0) / span_s,
+            started,
+            None if started is None else prompts,
+            None if d0 is None or d1 is None else d1 - d0,
+            None if o0 is None or o1 is None else o1 - o0,
+            _arrivals(before, now, started, queued0, queued1),
+            running,
+            running0 is not None and running0 == running1,
+            queued0,
+            queued1,
+            None if t0 is None or t1 is None else t1 - t0,
+        )
     )
 
 

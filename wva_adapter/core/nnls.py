@@ -35,7 +35,10 @@ def nonnegative(
     """
     size = len(right)
     guessed = 0 < len(likely) < size
-    if size == 4 and not guessed and (free := _solve_four(gram, right)) is not None:
+    if guessed:
+        if (best_guess := _guessed(gram, right, likely)) is not None:
+            return best_guess
+    elif size == 4 and (free := _solve_four(gram, right)) is not None:
         return free
     scale = [1 / math.sqrt(gram[i][i]) if gram[i][i] > 0 else 0.0 for i in range(size)]
     scaled = [
@@ -43,12 +46,6 @@ def nonnegative(
         for i in range(size)
     ]
     wanted = [r * s for r, s in zip(right, scale, strict=True)]
-    if guessed:
-        found = _solve(scaled, wanted, likely)
-        if found is not None and min(found) >= 0:
-            best = _spread(found, likely, size)
-            if _settled(scaled, wanted, best):
-                return tuple(x * s for x, s in zip(best, scale, strict=True))
     best = [0.0] * size
     gain = 0.0
     for count in range(size, 0, -1):
@@ -63,6 +60,36 @@ def nonnegative(
                 if _settled(scaled, wanted, best):
                     return tuple(x * s for x, s in zip(best, scale, strict=True))
     return tuple(x * s for x, s in zip(best, scale, strict=True))
+
+
+def _guessed(
+    gram: Sequence[Sequence[float]], right: Sequence[float], likely: Sequence[int]
+) -> tuple[float, ...] | None:
+    """Return the solution that is 0 but for these unknowns; ``None`` where that is not the best.
+
+    The same operations as those of ``nonnegative``, without looking at what is not needed.
+    """
+    scale = []
+    for i in likely:
+        if not gram[i][i] > 0:
+            return None
+        scale.append(1 / sqrt(gram[i][i]))
+    size = range(len(likely))
+    part = [
+        [line[j] * s * t if i != j else _ONE for j, t in zip(likely, scale, strict=True)]
+        for i, s, line in zip(likely, scale, [gram[i] for i in likely], strict=True)
+    ]
+    found = _solve(part, [right[i] * s for i, s in zip(likely, scale, strict=True)], size)
+    if found is None or min(found) < 0:
+        return None
+    best = [0.0] * len(right)
+    for i, x, s in zip(likely, found, scale, strict=True):
+        best[i] = x * s
+    for i, line in enumerate(gram):
+        # More of one that is 0 would gain something (Karush, Kuhn and Tucker).
+        if line[i] > 0 and not best[i] and right[i] > sum([line[j] * best[j] for j in likely]):
+            return None
+    return tuple(best)
 
 
 def _spread(found: Sequence[float], support: Sequence[int], size: int) -> list[float]:

@@ -77,6 +77,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
     standings: dict[VariantKey, Standing] = {}
     limits: dict[VariantKey, str] = {}
     resting: dict[LoadKey, Rest] = {}
+    stays: dict[VariantKey, str] = {}
     undecided: dict[VariantKey, str] = {}
     decidable: dict[VariantKey, VariantState] = {}
     for look in _looks(sharing, snapshot, memory, gateways, policies, of_variant):
@@ -149,6 +150,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         else:
             floors |= existing
             floors |= lowering.to(load.keep if kept is None else kept)
+            stays |= lowering.stays
         for state in members:
             key = state.variant.key
             load_of[key] = load
@@ -169,6 +171,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
         standings=standings,
         limits=limits,
         rests=resting,
+        stays=stays,
         guards=snapshot.guards,
         inventory=snapshot.inventory,
         nodes=snapshot.nodes,
@@ -321,6 +324,9 @@ class _Lowering:
     A model's last replica stays: only the rule that lets it sleep takes that one. And none that
     serves goes for one of another variant that is still on its way: until that one is there, the
     others would be short.
+
+    Attributes:
+        stays: By variant, why more of it stay than carry what has to be carried, in words.
     """
 
     def __init__(
@@ -331,6 +337,7 @@ class _Lowering:
         policy: Policy,
         draws: Draws,
     ) -> None:
+        self.stays: dict[VariantKey, str] = {}
         self._load, self._standings, self._states = load, standings, states
         bounds = []
         for state in states:
@@ -354,7 +361,15 @@ class _Lowering:
         stay = self._of_ready(counts)
         if stay < self._serving and share * stay < keep:
             coming = max(0.0, self._load.present - self._serving)
-            counts = self._cover.counts(min(keep + share * coming, self._load.supply))
+            more = self._cover.counts(min(keep + share * coming, self._load.supply))
+            why = (
+                f"until those on their way serve, without which others would carry "
+                f"{figure(share * stay)} of {figure(keep)} {self._load.unit}"
+            )
+            for key, count in more.items():
+                if count > counts[key]:
+                    self.stays[key] = f"{count - counts[key]} more stay {why}"
+            counts = more
         if any(counts.values()) or not self._some:
             return counts
         load, standings = self._load, self._standings

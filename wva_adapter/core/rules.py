@@ -147,6 +147,8 @@ def settle_down(decisions: Decisions, case: Case) -> Decisions:
                 f"{floor} needed within the last {load.window_s:.0f} s (scale_down_window): "
                 f"{figure(load.keep if most is None else most)} {load.unit}"
             )
+        if key in case.stays:
+            reasons.append(case.stays[key])
         pace = _pace(decision, case)
         if pace is not None and pace[0] > floor:
             floor = pace[0]

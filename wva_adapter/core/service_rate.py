@@ -65,6 +65,15 @@ _OUTPUT_GAIN = 0.05
 _SHAPE_REQUESTS = 200.0
 """Requests that a mean length comes from where few arrive: lengths vary by 80 % and more."""
 
+_FEW_REQUESTS = 20.0
+"""Requests that tell whether lengths have changed: their mean is off by a fifth by chance."""
+
+_CHANGED = 1.6
+"""So many times longer or shorter they are of another kind, and what is known is mostly theirs."""
+
+_OUTLIER = 4.0
+"""One request that is longer than so many others says no more than that: four of them on end do."""
+
 _ROOM = 4
 """Requests that a replica can have, running and queued, in batches."""
 
@@ -81,6 +90,10 @@ class Shape:
     Attributes:
         input_tokens: Prompt tokens that must be computed; cached ones do not count.
         output_tokens: Tokens generated.
+        newest_input_tokens: The same of about the last 20 requests.
+        newest_output_tokens: The same of about the last 20 requests.
+        inputs: Requests that ``input_tokens`` comes from, at most 200.
+        outputs: Requests that ``output_tokens`` comes from, at most 200.
 
     Raises:
         ValueError: A length is negative or not finite.
@@ -88,6 +101,10 @@ class Shape:
 
     input_tokens: float | None = None
     output_tokens: float | None = None
+    newest_input_tokens: float | None = None
+    newest_output_tokens: float | None = None
+    inputs: float = _SHAPE_REQUESTS
+    outputs: float = _SHAPE_REQUESTS
 
     def __post_init__(self) -> None:
         for name in ("input_tokens", "output_tokens"):
@@ -107,21 +124,51 @@ class Shape:
             if finished and (tokens := one.output_tokens) is not None:
                 ended.append(finished)
                 generated.append(tokens)
-        return Shape(
-            _mean(self.input_tokens, computed, began, _SHAPE_GAIN),
-            _mean(self.output_tokens, generated, ended, _OUTPUT_GAIN),
+        inputs, newest_input, held = _mean(
+            self.input_tokens, self.newest_input_tokens, self.inputs, computed, began, _SHAPE_GAIN
         )
+        outputs, newest_output, kept = _mean(
+            self.output_tokens,
+            self.newest_output_tokens,
+            self.outputs,
+            generated,
+            ended,
+            _OUTPUT_GAIN,
+        )
+        return Shape(inputs, outputs, newest_input, newest_output, held, kept)
 
 
 def _mean(
-    before: float | None, tokens: Sequence[float], requests: Sequence[float], most: float
-) -> float | None:
+    before: float | None,
+    newest: float | None,
+    held: float,
+    tokens: Sequence[float],
+    requests: Sequence[float],
+    most: float,
+) -> tuple[float | None, float | None, float]:
+    """Return a mean length, that of the newest requests, and how many the former comes from.
+
+    Args:
+        before: The mean so far.
+        newest: That of the newest requests so far.
+        held: How many ``before`` comes from.
+        tokens: Sums of lengths.
+        requests: Of so many requests each.
+        most: The mean moves by no more than this share in one cycle.
+    """
     if not requests:
-        return before
+        return before, newest, held
     count = math.fsum(requests)
-    gain = min(most, 1 - math.exp(-count / _SHAPE_REQUESTS))
     mean = math.fsum(tokens) / count
-    return mean if before is None else before + gain * (mean - before)
+    if before is None:
+        return mean, mean, _SHAPE_REQUESTS
+    known = before if newest is None else newest
+    seen = min(mean, _OUTLIER * known)
+    newest = known + (1 - math.exp(-count / _FEW_REQUESTS)) * (seen - known)
+    if not before <= newest * _CHANGED or not newest <= before * _CHANGED:
+        held = min(held, _FEW_REQUESTS)
+    gain = min(most, 1 - math.exp(-count / held))
+    return before + gain * (mean - before), newest, min(_SHAPE_REQUESTS, held + count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +245,11 @@ def service_rate(
     # Slower times never give a larger rate, so most need no look at what the prior would give.
     fast, slow = _speeds(weight)
     if not times.at_least(prior, 1 / fast):
-        highest = bounds.largest(prior.scaled(1 / fast)).rate_per_s
+        highest = bounds.most_per_s(prior.scaled(1 / fast))
         if found.rate_per_s > highest:
             return bounds.at(times, highest, _kept(fast, found))
     if not times.at_most(prior, 1 / slow):
-        lowest = bounds.largest(prior.scaled(1 / slow)).rate_per_s
+        lowest = bounds.most_per_s(prior.scaled(1 / slow))
         if found.rate_per_s < lowest:
             return bounds.at(times, lowest, _kept(slow, found))
     return found
@@ -287,6 +334,17 @@ class _Bounds:
     def largest(self, times: Times) -> ServiceRate:
         """Return the largest rate within the bounds."""
         step = _Step.of(times, self)
+        rate, bound, ttft_s = self._most(step)
+        itl_s = step.itl_s(rate)
+        batch = rate * self.output_tokens * itl_s
+        return ServiceRate(rate, self._words(bound, itl_s, ttft_s, batch), itl_s, ttft_s, batch)
+
+    def most_per_s(self, times: Times) -> float:
+        """Return the largest rate alone."""
+        return self._most(_Step.of(times, self))[0]
+
+    def _most(self, step: _Step) -> tuple[float, str, float]:
+        """Return the largest rate, what bounds it, and the time to first token at it."""
         rate, bound = step.rate_of_batch(BATCH_SHARE * self.places), "places"
         if self.kv_cache_tokens and self.context_tokens > 0:
             most = step.rate_of_batch(KV_SHARE * self.kv_cache_tokens / self.context_tokens)
@@ -304,9 +362,7 @@ class _Bounds:
         if ttft_s > self.slo.ttft_s and rate > least:
             rate, bound = self._bisect(step, least, rate), "ttft"
             ttft_s = self._ttft_s(step, rate)
-        itl_s = step.itl_s(rate)
-        batch = rate * self.output_tokens * itl_s
-        return ServiceRate(rate, self._words(bound, itl_s, ttft_s, batch), itl_s, ttft_s, batch)
+        return rate, bound, ttft_s
 
     def at(self, times: Times, rate: float, binding: str) -> ServiceRate:
         """Return what is expected at a rate that something else has set."""

@@ -386,7 +386,9 @@ def _crowd(
             page = memory.page
             if page is None or (seen.stuck and (state.variant.key, name) in seen.stuck):
                 continue
-            crowd += max(0.0, (page.running_requests or 0.0) - most)
+            running = page.running_requests
+            if running is not None and running > most:
+                crowd += running - most
     return crowd
 
 

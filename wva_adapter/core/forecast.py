@@ -141,9 +141,13 @@ def _analogs(
     distance = (rises * rises + off_growth * off_growth) * _LEVEL_WIDTH**-2
     weights = np.exp(_faded(len(rates), back) - distance)
     count = max(1, (math.floor(max(lead_s, 60.0) / SLOT_S + 1e-9) - _FUTURE) // _EVERY + 1)
-    demand, known = _futures(rates, candidates, count)
+    gaps = np.isnan(rates)
+    complete = len(rates) - _FUTURE >= candidates and not np.logical_or.reduce(gaps)
+    unknown = None if complete else gaps
+    demand, known = _futures(rates, unknown, candidates, count)
     # A moment that was not seen itself, or whose future was not, says nothing.
-    weights[np.isnan(rates[:candidates]) | (known == 0)] = 0.0
+    if unknown is not None:
+        weights[unknown[:candidates] | (known == 0)] = 0.0
     evidence = float(weights.sum()) * SLOT_S / lead_s
     if evidence < _LEAST_EVIDENCE:
         return None, 0.0, 0
@@ -169,11 +173,14 @@ def _faded(slots: int, back: int) -> NDArray[np.float64]:
 
 
 def _futures(
-    rates: NDArray[np.float64], candidates: int, count: int
+    rates: NDArray[np.float64], unknown: NDArray[np.bool_] | None, candidates: int, count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the 30 s means after each of the first ``candidates`` slots.
 
     A mean of which less than half was seen is unknown, and so is one that has not ended yet.
+
+    Args:
+        unknown: Which slots were not seen; ``None`` where all were and each moment has a future.
 
     Returns:
         Shape ``(count, candidates)``: row ``k`` has the means that start ``3·k + 1`` slots
@@ -181,10 +188,9 @@ def _futures(
     """
     import numpy as np
 
-    unknown = np.isnan(rates)
     means = np.zeros(candidates + _EVERY * (count - 1))
     whole = min(max(0, len(rates) - _FUTURE), len(means))
-    if not unknown.any():
+    if unknown is None:
         means[:whole] = _sums(rates, whole) / _FUTURE
         demand = _following(means, candidates, count).copy()
         if whole == len(means):

@@ -16,6 +16,8 @@ RIDGE = 1e-9
 
 _ONE = 1.0 + RIDGE
 
+_ALONE = [[float(i == j) for j in range(4)] for i in range(4)]
+
 
 def nonnegative(
     gram: Sequence[Sequence[float]], right: Sequence[float], likely: Sequence[int] = ()
@@ -65,29 +67,22 @@ def nonnegative(
 def _guessed(
     gram: Sequence[Sequence[float]], right: Sequence[float], likely: Sequence[int]
 ) -> tuple[float, ...] | None:
-    """Return the solution that is 0 but for these unknowns; ``None`` where that is not the best.
-
-    The same operations as those of ``nonnegative``, without looking at what is not needed.
-    """
-    scale = []
-    for i in likely:
-        if not gram[i][i] > 0:
-            return None
-        scale.append(1 / sqrt(gram[i][i]))
-    size = range(len(likely))
-    part = [
-        [line[j] * s * t if i != j else _ONE for j, t in zip(likely, scale, strict=True)]
-        for i, s, line in zip(likely, scale, [gram[i] for i in likely], strict=True)
-    ]
-    found = _solve(part, [right[i] * s for i, s in zip(likely, scale, strict=True)], size)
-    if found is None or min(found) < 0:
+    """Return the solution of four that is 0 but for these; ``None`` where that is not the best."""
+    size = len(right)
+    if size != 4:
         return None
-    best = [0.0] * len(right)
-    for i, x, s in zip(likely, found, scale, strict=True):
-        best[i] = x * s
+    # With a place of its own each unknown that is 0 leaves the others alone.
+    rows = [
+        [x if j in likely else 0.0 for j, x in enumerate(line)] if i in likely else _ALONE[i]
+        for i, line in enumerate(gram)
+    ]
+    found = _solve_four(rows, [r if i in likely else 1.0 for i, r in enumerate(right)])
+    if found is None:
+        return None
+    best = [x if i in likely else 0.0 for i, x in enumerate(found)]
     for i, line in enumerate(gram):
         # More of one that is 0 would gain something (Karush, Kuhn and Tucker).
-        if line[i] > 0 and not best[i] and right[i] > sum([line[j] * best[j] for j in likely]):
+        if i not in likely and line[i] > 0 and right[i] > sum([line[j] * best[j] for j in likely]):
             return None
     return tuple(best)
 

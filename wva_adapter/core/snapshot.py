@@ -207,7 +207,9 @@ class VariantState(_Kept):
     @property
     def missing(self) -> int:
         """How many replicas that its target asks for do not exist, those that terminate aside."""
-        there = sum(replica.phase is not Phase.TERMINATING for replica in self.replicas)
+        there = len(self.replicas)
+        if len(self.ready) < there:
+            there = sum(replica.phase is not Phase.TERMINATING for replica in self.replicas)
         return max(0, (self.spec_replicas or 0) - there)
 
     @property

@@ -245,12 +245,35 @@ def test_a_variant_without_place_is_tried_again_after_ever_longer_waits() -> Non
     tries, spec = [], 2
     for at_s in range(0, 2000, 5):
         pods = [a_pod(f"p{i}", why="SchedulingGated", created=at_s) for i in range(spec - 2)]
-        decided = fleet.at(at_s, full_and_starting(at_s, *pods))
+        dear = a_state(a_variant("h100", cost=3.9), usage=[0.95], at_s=at_s)
+        decided = fleet.at(at_s, full_and_starting(at_s, *pods), dear)
         if decided["a100"].desired > spec:
             tries.append(at_s)
         spec = decided["a100"].desired
     # tried at 0, gated at 5: 120 s (the start that is assumed), then 240, 480, 960
     assert tries == [0, 125, 370, 855, 1820]
+
+
+def test_where_nothing_else_carries_the_need_pods_go_on_waiting_for_a_place() -> None:
+    # Whoever makes nodes looks at pods that wait for one, and takes longer than a pod to start.
+    fleet = Fleet()
+    dear = a_state(a_variant("h100", cost=3.9, maximum=1), usage=[0.95])
+    asked = fleet.at(0, full_and_starting(0), dear)["a100"].desired
+    assert asked == 3
+    for at_s in range(5, 1000, 5):
+        pod = a_pod("p0", why="Unschedulable", since=0.0)
+        dear = a_state(a_variant("h100", cost=3.9, maximum=1), usage=[0.95], at_s=at_s)
+        decided = fleet.at(at_s, full_and_starting(at_s, pod), dear)
+        assert decided["a100"].desired == 3
+    assert (
+        "none can be added, pod p0 Unschedulable for 995 s, others take 120 s to serve; "
+        "2 of 3 have a place, 1 go on waiting for one, since nothing else can carry what is missing"
+    ) in said(decided["a100"], "follow_demand")
+    assert "Unschedulable for 995 s" in (decided["a100"].limited or "")
+    # once another can, they are not asked for any more
+    dear = a_state(a_variant("h100", cost=3.9), usage=[0.95], at_s=1000)
+    decided = fleet.at(1000, full_and_starting(1000, pod), dear)
+    assert (decided["a100"].desired, decided["h100"].desired) == (2, 2)
 
 
 def test_a_wait_never_gets_longer_than_an_hour_and_ends_with_the_first_replica_that_serves() -> (

@@ -298,16 +298,40 @@ def _raised(
 ) -> Mapping[VariantKey, int]:
     """Return the cheapest counts that carry a need, none below what there is.
 
-    Nothing is added where it would get no place: others carry that need. Where the load asks for
-    the cheapest fleet, what is added leads there, and what is then too much goes when it is ready:
-    the cheapest next replica may be one of a variant that is dear for what it carries.
+    Nothing is added where it would get no place: others carry that need. Where they cannot, those
+    that were asked for go on waiting for a place. Where the load asks for the cheapest fleet, what
+    is added leads there, and what is then too much goes when it is ready: the cheapest next replica
+    may be one of a variant that is dear for what it carries.
     """
+    counts = _covering(load, need, states, standings, policy, of_variant, draws, waiting=False)
+    waiting = any(
+        standings[s.variant.key].exists < standings[s.variant.key].current for s in states
+    )
+    if waiting and _bounded(load, need, counts, states, standings) is not None:
+        counts = _covering(load, need, states, standings, policy, of_variant, draws, waiting=True)
+    return counts
+
+
+def _covering(
+    load: ModelLoad,
+    need: float,
+    states: Sequence[VariantState],
+    standings: Standings,
+    policy: Policy,
+    of_variant: Mapping[VariantKey, Policy],
+    draws: Draws,
+    *,
+    waiting: bool,
+) -> Mapping[VariantKey, int]:
+    """Return the cheapest counts for a need, with those that wait for a place or without."""
     bounds, ideal = [], []
     for state in states:
         there, highest = standings[state.variant.key], state.variant.max_replicas
         ceiling = there.exists
         if there.infeasible is None:
             ceiling = there.asked + of_variant[state.variant.key].max_up_step
+        elif waiting:
+            ceiling = max(there.exists, there.current)
         if highest is not None:
             ceiling = min(ceiling, highest)
         bounds.append((there.exists, max(there.exists, ceiling)))
@@ -430,9 +454,24 @@ def _limits(
     """Return why there can be no more of each variant, where all of them carry less than is needed."""
     if load.shortage <= 0 or not counts:
         return {}
-    carried = load.carried(counts, {s.variant.key: standings[s.variant.key].exists for s in states})
-    if carried >= load.need * (1 - _ROUNDING):
-        return {}
+    return _bounded(load, load.need, counts, states, standings) or {}
+
+
+def _bounded(
+    load: ModelLoad,
+    need: float,
+    counts: Mapping[VariantKey, int],
+    states: Sequence[VariantState],
+    standings: Standings,
+) -> Mapping[VariantKey, str] | None:
+    """Return by variant why no more of it can carry a need; ``None`` where the need can be carried."""
+    placed = {
+        key: count if standings[key].infeasible is None else min(count, standings[key].exists)
+        for key, count in counts.items()
+    }
+    carried = load.carried(placed, {key: standings[key].exists for key in counts})
+    if carried >= need * (1 - _ROUNDING):
+        return None
     found = {}
     for state in states:
         variant, there = state.variant, standings[state.variant.key]
@@ -442,8 +481,8 @@ def _limits(
             found[variant.key] = f"max_replicas is {variant.max_replicas}"
         else:
             # One that can still grow does so with the next decision.
-            return {}
-    words = f"{figure(load.need)} {load.unit} needed, {figure(max(0.0, carried))} can be carried"
+            return None
+    words = f"{figure(need)} {load.unit} needed, {figure(max(0.0, carried))} can be carried"
     return {key: f"{words}: {why}" for key, why in found.items()}
 
 

@@ -126,6 +126,7 @@ class AdapterScaler:
                     ready_at_s=pod.ready_at_s,
                     sample=pages.get(pod.name) if ready else None,
                     problem=problem,
+                    unscheduled=None if pod.scheduled else "Unschedulable",
                 )
             )
         return VariantState(

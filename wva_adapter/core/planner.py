@@ -303,43 +303,30 @@ def _raised(
     is added leads there, and what is then too much goes when it is ready: the cheapest next replica
     may be one of a variant that is dear for what it carries.
     """
-    counts = _covering(load, need, states, standings, policy, of_variant, draws, waiting=False)
-    waiting = any(
-        standings[s.variant.key].exists < standings[s.variant.key].current for s in states
-    )
-    if waiting and _bounded(load, need, counts, states, standings) is not None:
-        counts = _covering(load, need, states, standings, policy, of_variant, draws, waiting=True)
+
+    def covering(*, waiting: bool) -> Mapping[VariantKey, int]:
+        bounds, ideal = [], []
+        for state in states:
+            there, highest = standings[state.variant.key], state.variant.max_replicas
+            ceiling = there.exists
+            if there.infeasible is None:
+                ceiling = there.asked + of_variant[state.variant.key].max_up_step
+            elif waiting:
+                ceiling = max(there.exists, there.current)
+            if highest is not None:
+                ceiling = min(ceiling, highest)
+            bounds.append((there.exists, max(there.exists, ceiling)))
+            ideal.append((min(there.exists, state.variant.min_replicas), bounds[-1][1]))
+        if load.whole_fleet:
+            cheapest = _cover(load, states, ideal, standings, policy, draws).counts(need)
+            return {key: max(count, standings[key].exists) for key, count in cheapest.items()}
+        return _cover(load, states, bounds, standings, policy, draws).counts(need)
+
+    counts = covering(waiting=False)
+    some_wait = any(there.exists < there.current for there in map(standings.__getitem__, counts))
+    if some_wait and _bounded(load, need, counts, states, standings) is not None:
+        counts = covering(waiting=True)
     return counts
-
-
-def _covering(
-    load: ModelLoad,
-    need: float,
-    states: Sequence[VariantState],
-    standings: Standings,
-    policy: Policy,
-    of_variant: Mapping[VariantKey, Policy],
-    draws: Draws,
-    *,
-    waiting: bool,
-) -> Mapping[VariantKey, int]:
-    """Return the cheapest counts for a need, with those that wait for a place or without."""
-    bounds, ideal = [], []
-    for state in states:
-        there, highest = standings[state.variant.key], state.variant.max_replicas
-        ceiling = there.exists
-        if there.infeasible is None:
-            ceiling = there.asked + of_variant[state.variant.key].max_up_step
-        elif waiting:
-            ceiling = max(there.exists, there.current)
-        if highest is not None:
-            ceiling = min(ceiling, highest)
-        bounds.append((there.exists, max(there.exists, ceiling)))
-        ideal.append((min(there.exists, state.variant.min_replicas), bounds[-1][1]))
-    if load.whole_fleet:
-        cheapest = _cover(load, states, ideal, standings, policy, draws).counts(need)
-        return {key: max(count, standings[key].exists) for key, count in cheapest.items()}
-    return _cover(load, states, bounds, standings, policy, draws).counts(need)
 
 
 class _Lowering:

@@ -397,3 +397,12 @@ def test_what_a_gateway_counted_in_a_short_cycle_is_not_lost() -> None:
     memory = arrived(1010.0, 190, memory)
     # 140 of the 5 s from 1,005 s on
     assert memory.models[LoadKey("chat", "llama")].arrivals.rate_per_s == pytest.approx(28)
+
+
+def test_replicas_that_cannot_be_read_for_ten_minutes_are_not_taken_for_stuck() -> None:
+    fleet = Fleet(ready=3, spec=3)
+    before = only(fleet.cycles(12.0, 300)).desired
+    for _ in range(120):
+        decided = fleet.cycle(12.0, unseen=("r0", "r1", "r2"))
+        assert only(decided).desired == before
+    assert "stuck" not in " ".join(decided.loads[0].notes)

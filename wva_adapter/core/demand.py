@@ -219,7 +219,7 @@ def _look(
             page, came = memory.page, memory.arrivals_per_s
             if page is not None and page.awake is False:
                 asleep.add((state.variant.key, name))
-            if is_stuck(memory, at_s):
+            if is_stuck(memory):
                 stuck.add((state.variant.key, name))
             elif page is not None:
                 waiting += page.queued_requests or 0.0

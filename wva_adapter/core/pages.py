@@ -81,6 +81,10 @@ def _moved(done: Interval | None) -> bool:
     return done is None or done.itl_count > 0 or bool(done.started) or bool(done.finished)
 
 
-def is_stuck(memory: ReplicaMemory, at_s: float) -> bool:
-    """Return whether requests wait in a replica in which nothing moves."""
-    return memory.moved_at_s is not None and at_s - memory.moved_at_s >= STUCK_AFTER_S
+def is_stuck(memory: ReplicaMemory) -> bool:
+    """Return whether requests wait in a replica in which nothing moves, as its last page has it.
+
+    One that cannot be read is not known to be.
+    """
+    page, moved_at_s = memory.page, memory.moved_at_s
+    return page is not None and moved_at_s is not None and page.at_s - moved_at_s >= STUCK_AFTER_S

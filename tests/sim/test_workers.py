@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
+import signal
+from concurrent.futures import wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wva_adapter.errors import ConfigError
+from wva_adapter.sim import workers
 from wva_adapter.sim.workers import Changes, Done, Job, Progress, check, staged, work, work_all
 
 QUICK = Changes(timeout_s=30.0)
@@ -88,3 +93,18 @@ def test_the_share_that_never_answered_is_no_number_in_a_document() -> None:
     document = work(Job("S1c", "hpa-q3kv60-throttled", 0, QUICK)).document()
     assert document["ttft_s"]["p99"] is None
     assert document["failed_pct"] > 1
+
+
+def test_ctrl_c_waits_until_no_lock_of_a_run_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+
+    def interrupted(*runs: Any, **how: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        found = wait(*runs, **how)
+        waited.append(True)
+        return found
+
+    monkeypatch.setattr(workers, "wait", interrupted)
+    jobs = [Job("S1c", "inflight-16", seed) for seed in range(2)]
+    assert work_all(jobs, Progress([]), processes=2) == []
+    assert waited == [True]

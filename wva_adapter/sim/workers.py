@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 from wva_adapter.errors import ConfigError
@@ -256,7 +258,8 @@ def _work_in_processes(
     try:
         waiting: dict[Future[Done], Job] = {pool.submit(_work, job): job for job in jobs}
         while waiting:
-            ended, _ = wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+            with _interrupts_held_back():
+                ended, _ = wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
             while not ticks.empty():
                 progress.passed(ticks.get())
             for future in ended:
@@ -266,6 +269,25 @@ def _work_in_processes(
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of this: who waits for futures holds a lock of each for a moment.
+
+    Interrupted then, it would keep them, and the pool could never end.
+    """
+    if current_thread() is not main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _number(value: float) -> float | None:

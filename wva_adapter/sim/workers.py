@@ -268,7 +268,8 @@ def _work_in_processes(
                 progress.done(done[job])
     finally:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Those that just start still look for the channel and the event, which this process owns.
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -287,8 +287,10 @@ def test_simulate_refuses_a_trace_by_its_row(tmp_path: Path) -> None:
 
 def test_an_interrupted_simulation_prints_what_is_done() -> None:
     # The first runs are done in seconds, all six hundred take minutes on any machine.
+    # Whoever runs the tests in the background of a shell has them ignore interrupts.
+    command = ["env", "--default-signal=INT", str(PROGRAM), "simulate", "S1c", "S6"]
     process = subprocess.Popen(
-        [PROGRAM, "simulate", "S1c", "S6", "--policy", "inflight-16", "--seeds", "0-299"],
+        [*command, "--policy", "inflight-16", "--seeds", "0-299"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

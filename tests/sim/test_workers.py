@@ -106,5 +106,9 @@ def test_ctrl_c_waits_until_no_lock_of_a_run_is_held(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(workers, "wait", interrupted)
     jobs = [Job("S1c", "inflight-16", seed) for seed in range(2)]
-    assert work_all(jobs, Progress([]), processes=2) == []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert work_all(jobs, Progress([]), processes=2) == []
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert waited == [True]

@@ -278,7 +278,8 @@ def _interrupts_held_back() -> Iterator[None]:
 
     Interrupted then, it would keep them, and the pool could never end.
     """
-    if current_thread() is not main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or current_thread() is not main_thread():
         yield
         return
     came: list[int] = []

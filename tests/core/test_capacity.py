@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -110,6 +111,22 @@ def test_lengths_that_change_are_known_within_a_minute_where_few_arrive_too() ->
     for _ in range(24):
         shape = shape.learn([a_cycle(800)])
     assert shape.input_tokens == pytest.approx(800, rel=0.08)
+
+
+def test_prompts_that_were_all_cached_and_are_not_any_more_are_known_again() -> None:
+    shape = Shape().learn([an_interval(started=5, input_tokens=0)])
+    for _ in range(120):
+        shape = shape.learn([an_interval(started=5, input_tokens=800)])
+    assert shape.input_tokens == pytest.approx(800, rel=0.05)
+    assert shape.newest_input_tokens == pytest.approx(800, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"inputs": 0.0}, {"outputs": math.nan}, {"newest_input_tokens": -1.0}]
+)
+def test_a_shape_that_would_divide_by_nothing_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"shape: {next(iter(wrong))}"):
+        Shape(**wrong)
 
 
 def test_answers_that_end_first_are_short_and_move_their_mean_slowly() -> None:

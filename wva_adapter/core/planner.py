@@ -312,7 +312,7 @@ def _raised(
             if there.infeasible is None:
                 ceiling = there.asked + of_variant[state.variant.key].max_up_step
             elif waiting:
-                ceiling = max(there.exists, there.current)
+                ceiling = there.current
             if highest is not None:
                 ceiling = min(ceiling, highest)
             bounds.append((there.exists, max(there.exists, ceiling)))

@@ -54,8 +54,10 @@ def follow_demand(decisions: Decisions, case: Case) -> Decisions:
             if there.exists < there.current:
                 why += f"; {there.exists} of {there.current} have a place"
             if wanted > there.exists:
-                waiting = min(wanted, there.current) - there.exists
-                why += f", {waiting} go on waiting for one, since nothing else can carry what is missing"
+                why += (
+                    f", {wanted - there.exists} go on waiting for one, since nothing else can "
+                    "carry what is missing"
+                )
         elif wanted > decision.current:
             why += f": +{wanted - decision.current} at {variant.cost_per_h:g} $/h each, the cheapest with room"
         elif wanted < decision.current:

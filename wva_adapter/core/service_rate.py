@@ -74,6 +74,8 @@ _CHANGED = 1.6
 _OUTLIER = 4.0
 """One request that is longer than so many others says no more than that: four of them on end do."""
 
+_LENGTHS = ("input_tokens", "output_tokens", "newest_input_tokens", "newest_output_tokens")
+
 _ROOM = 4
 """Requests that a replica can have, running and queued, in batches."""
 
@@ -96,7 +98,7 @@ class Shape:
         outputs: Requests that ``output_tokens`` comes from, at most 200.
 
     Raises:
-        ValueError: A length is negative or not finite.
+        ValueError: A length is negative or not finite, or comes from no requests.
     """
 
     input_tokens: float | None = None
@@ -107,10 +109,13 @@ class Shape:
     outputs: float = _SHAPE_REQUESTS
 
     def __post_init__(self) -> None:
-        for name in ("input_tokens", "output_tokens"):
+        for name in _LENGTHS:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"shape: {name} {value}, want a finite number of at least 0")
+        for name in ("inputs", "outputs"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"shape: {name} {getattr(self, name)}, want a number above 0")
 
     def learn(self, intervals: Sequence[Interval]) -> Shape:
         """Return the shape after one cycle; without news of a length it stays."""
@@ -163,7 +168,8 @@ def _mean(
     if before is None:
         return mean, mean, _SHAPE_REQUESTS
     known = before if newest is None else newest
-    seen = min(mean, _OUTLIER * known)
+    # Of prompts that were all in the cache nothing is a multiple.
+    seen = min(mean, _OUTLIER * max(known, before))
     newest = known + (1 - math.exp(-count / _FEW_REQUESTS)) * (seen - known)
     if not before <= newest * _CHANGED or not newest <= before * _CHANGED:
         held = min(held, _FEW_REQUESTS)

@@ -241,8 +241,8 @@ def _cover(
     uncovered = (1 - attainment) * float((weights * totals).sum())
     # The rate that covers each moment's mean demand is a first step that cannot be too far, since
     # means vary less, and there are fewer of them.
-    rate = _climb((totals / np.maximum(known, 1.0))[np.newaxis], weights * known, uncovered, 0.0)
-    return _climb(demand, weights, uncovered, rate)
+    rate = _climb(totals / np.maximum(known, 1.0), weights * known, uncovered, 0.0)
+    return _climb(demand, np.broadcast_to(weights, demand.shape), uncovered, rate)
 
 
 def _climb(
@@ -257,17 +257,15 @@ def _climb(
 
     before = -1.0
     while True:
-        # A moment with nothing above the rate adds exactly nothing: its weight may be the largest
-        # by far, and a rounded nothing would be taken for demand.
-        excess = demand - rate
-        np.maximum(excess, 0.0, out=excess)
-        pieces = np.add.reduce(excess > 0, axis=0, dtype=np.uint16)
-        weight = float(np.add.reduce(weights * pieces))
+        # What a rate covers adds exactly nothing, and a larger one covers it too: its weight may be
+        # the largest by far, and a rounded nothing would be taken for demand.
+        above = demand > rate
+        demand, weights = demand[above], weights[above]
+        weight = float(np.add.reduce(weights))
         if weight in (0.0, before):
             return rate
         before = weight
-        excess = np.add.reduce(excess, axis=0)
-        further = (float(np.add.reduce(weights * excess)) - uncovered) / weight
+        further = (float(np.add.reduce(weights * (demand - rate))) - uncovered) / weight
         if further <= 0.0:
             return rate
         rate += further

@@ -39,6 +39,7 @@ engine does not count them they are a difference of two counters that move at di
 _READY = Phase.READY
 
 _counts = attrgetter(*_COUNTERS)
+_of_tuple = tuple.__new__
 
 
 class Interval(NamedTuple):
@@ -132,7 +133,8 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
     if queued1 is not None and now.deferred_requests:
         queued1 += now.deferred_requests
     # Not by its name: its arguments would be put in order first, for every replica in every cycle.
-    return Interval._make(
+    return _of_tuple(
+        Interval,
         (
             now.replica,
             now.at_s,
@@ -153,7 +155,7 @@ def interval(before: ReplicaSample, now: ReplicaSample) -> Interval | None:
             queued0,
             queued1,
             None if t0 is None or t1 is None else t1 - t0,
-        )
+        ),
     )
 
 

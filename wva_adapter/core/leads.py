@@ -16,7 +16,10 @@ _SHORTEST_S = 1.0
 def remember_starts(past: VariantMemory, state: VariantState) -> tuple[tuple[float, float], ...]:
     """Return the starts with those of replicas that became ready since the latest of them."""
     latest = past.starts[-1][0] if past.starts else -math.inf
-    if all(replica.ready_at_s is None or replica.ready_at_s <= latest for replica in state.ready):
+    for replica in state.ready:
+        if replica.ready_at_s is not None and replica.ready_at_s > latest:
+            break
+    else:
         return past.starts
     found = sorted(
         (replica.ready_at_s, replica.ready_at_s - replica.created_at_s)

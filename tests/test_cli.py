@@ -101,8 +101,10 @@ def test_inspect_of_a_gateway_says_what_it_holds_back_and_whether_its_zeros_mean
         'llm_d_epp_flow_control_queue_size{model_name="llama",priority="0"} 3\n'
         'llm_d_epp_flow_control_queue_size{model_name="llama",priority="1"} 4\n'
         'llm_d_epp_request_total{model_name="llama"} 9\n'
+        'llm_d_epp_inflight_requests{endpoint_name="r0-rank-0",namespace="chat"} 2\n'
     )
     found = json.loads(run("inspect", page, "--json").stdout)
+    assert found["in_flight"] == {"chat/r0-rank-0": {"requests": 2, "tokens": None}}
     assert found["queued_requests"] == {"llama": 7}
     assert found["requests_total"] == {"llama": 9}
     assert found["zeros_known"]

@@ -376,7 +376,8 @@ class Adapter:
         garbage.pace(sum(len(view.replicas) for view in views))
         now_s = self._clock()
         guards = self._settings.guards.at(now_s)
-        snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, guards)
+        sent = self._gateways.in_flight(views)
+        snapshot, conflicts = assemble(views, self._scraper.scraped, now_s, guards, sent)
         for conflict in sorted(set(conflicts) - set(self._conflicts)):
             log.warning("settings in conflict", extra={"problem": conflict})
         self._conflicts = conflicts

@@ -14,7 +14,9 @@ from aiohttp import web
 
 from tests.builders import a_sample, a_state, a_variant
 from tests.emulator.servers import free_port, until
+from wva_adapter.collect.assemble import InFlight, ReplicaView, VariantView, assemble
 from wva_adapter.collect.gateway import Gateway, GatewayReader, read_gateway
+from wva_adapter.collect.static import read_static
 from wva_adapter.core.snapshot import GatewayState, Phase, ReplicaState
 from wva_adapter.emulator.gateway import Gateway as EmulatedGateway
 from wva_adapter.errors import CollectError
@@ -280,6 +282,151 @@ async def test_the_first_request_that_waits_is_told_at_once_and_once() -> None:
         asked = len(pages.tokens)
         await until(lambda: len(pages.tokens) > asked + 3)
         assert len(news) == 1
+
+
+def sent_to(endpoint: str, count: float | str, *, unit: str = "requests", **labels: str) -> str:
+    named = {
+        "endpoint_name": endpoint,
+        "namespace": "chat",
+        "producer_name": "inflight-load-producer",
+        "fairness_id": "a",
+        "priority": "0",
+    } | labels
+    text = ",".join(f'{name}="{value}"' for name, value in named.items())
+    return f"llm_d_epp_inflight_{unit}{{{text}}} {count}\n"
+
+
+def in_flight_of(*lines: str) -> dict[str, InFlight]:
+    page = read_gateway((OLD + "".join(lines)).encode(), at_s=NOW_S, source="epp")
+    return dict(page.in_flight)
+
+
+def test_what_is_in_flight_is_summed_over_flows() -> None:
+    assert in_flight_of(
+        sent_to("r0-rank-0", 3),
+        sent_to("r0-rank-0", 2, fairness_id="b"),
+        sent_to("r0-rank-0", 1, priority="-1"),
+        sent_to("r0-rank-0", 900, unit="tokens"),
+    ) == {"chat/r0-rank-0": InFlight(6, 900)}
+
+
+def test_producers_that_count_the_same_requests_are_not_added_up() -> None:
+    found = in_flight_of(
+        sent_to("r0", 3),
+        sent_to("r0", 2, fairness_id="b"),
+        sent_to("r0", 4, producer_name="second"),
+    )
+
+    assert found["chat/r0"].requests == 5
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1"])
+def test_a_number_in_flight_that_is_none_is_unknown_and_not_zero(value: str) -> None:
+    assert in_flight_of(sent_to("r0", value))["chat/r0"].requests is None
+    # Nothing in one flow says nothing of another; what is in flight in one is real all the same.
+    other = sent_to("r0", value, fairness_id="b")
+    assert in_flight_of(sent_to("r0", 0), other)["chat/r0"].requests is None
+    assert in_flight_of(sent_to("r0", 3), other)["chat/r0"].requests == 3
+
+
+def a_view(name: str, *replicas: ReplicaView, namespace: str = "chat") -> VariantView:
+    count = len(replicas)
+    return VariantView(a_variant(name, namespace=namespace), count, count, replicas)
+
+
+def a_pod(name: str) -> ReplicaView:
+    return ReplicaView(f"uid of {name}", name, f"http://10.0.0.9:8000/{name}", Phase.READY)
+
+
+async def told_in_flight(reader: GatewayReader, *views: VariantView) -> dict[str, float | None]:
+    await until(lambda: bool(reader.in_flight(views)))
+    snapshot, _ = assemble(views, {}, NOW_S, in_flight=reader.in_flight(views))
+    return {r.name: r.in_flight_requests for state in snapshot.variants for r in state.replicas}
+
+
+async def test_two_variants_behind_one_gateway_get_what_was_sent_to_each() -> None:
+    views = [a_view("cheap", a_pod("c-0"), a_pod("c-1")), a_view("dear", a_pod("d-0"))]
+    page = sent_to("c-0-rank-0", 3) + sent_to("c-0-rank-1", 2) + sent_to("d-0-rank-0", 7)
+    async with reading(Pages(OLD + page + sent_to("d-0-rank-0", 512, unit="tokens"))) as reader:
+        # Each port of a pod is an endpoint of its own; of c-1 nobody says anything.
+        assert await told_in_flight(reader, *views) == {"c-0": 5, "c-1": None, "d-0": 7}
+
+        snapshot, _ = assemble(views, {}, NOW_S, in_flight=reader.in_flight(views))
+        assert [r.in_flight_tokens for s in snapshot.variants for r in s.replicas] == [
+            None,
+            None,
+            512,
+        ]
+
+
+async def test_endpoints_that_left_or_are_of_another_namespace_are_nobodys() -> None:
+    page = sent_to("r0", 3) + sent_to("gone-rank-0", 9) + sent_to("r1", 8, namespace="other")
+    async with reading(Pages(OLD + page)) as reader:
+        views = [a_view("llama", a_pod("r0"), a_pod("r1"))]
+        assert await told_in_flight(reader, *views) == {"r0": 3, "r1": None}
+        assert reader.in_flight([a_view("llama", a_pod("r0"), namespace="other")]) == {}
+
+
+async def test_a_pod_whose_own_name_ends_like_a_rank_is_not_taken_for_another() -> None:
+    async with reading(Pages(OLD + sent_to("r-rank-0", 3))) as reader:
+        views = [a_view("llama", a_pod("r"), a_pod("r-rank-0"))]
+        assert await told_in_flight(reader, *views) == {"r": None, "r-rank-0": 3}
+
+
+async def test_a_replica_in_a_static_file_is_found_by_its_address_unless_two_have_its_name(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "fleet.yaml").write_text(
+        "variants:\n"
+        "- namespace: chat\n"
+        "  name: a\n"
+        "  model_id: llama\n"
+        "  replicas: [{name: first, url: 'http://10.0.4.2:8000'}, 'http://10.0.4.3:8000']\n"
+        "- {namespace: chat, name: b, model_id: llama, replicas: [{name: first, url: 'http://h:1'}]}\n"
+    )
+    views = read_static(tmp_path / "fleet.yaml")
+    page = sent_to("10.0.4.2:8000", 3) + sent_to("10.0.4.3:8000", 4) + sent_to("first", 5)
+    async with reading(Pages(OLD + page)) as reader:
+        await until(lambda: bool(reader.in_flight(views)))
+        assert {uid: sent.requests for uid, sent in reader.in_flight(views).items()} == {
+            "chat/a/first@http://10.0.4.2:8000": 3,
+            "chat/a/10.0.4.3:8000@http://10.0.4.3:8000": 4,
+        }
+
+
+async def test_nothing_in_flight_is_unknown_while_a_gateway_is_young() -> None:
+    young = f"process_start_time_seconds {NOW_S - 59}\n"
+    views = [a_view("llama", a_pod("r0"), a_pod("r1"))]
+    pages = Pages(young + sent_to("r0", 0) + sent_to("r1", 2))
+    async with reading(pages) as reader:
+        assert await told_in_flight(reader, *views) == {"r0": None, "r1": 2}
+        pages.texts = [OLD + sent_to("r0", 0) + sent_to("r1", 2)]
+        await until(lambda: reader.in_flight(views)["uid of r0"].requests == 0)
+
+
+async def test_what_each_process_of_a_gateway_sent_adds_up_and_is_nothing_only_if_all_say_so() -> (
+    None
+):
+    views = [a_view("llama", a_pod("r0"), a_pod("r1"))]
+    pages = Pages(OLD + sent_to("r0", 3) + sent_to("r1", 0), OLD + sent_to("r0", 2))
+    async with reading(pages) as reader:
+        await until(lambda: reader.in_flight(views).get("uid of r0") == InFlight(5, None))
+        assert reader.in_flight(views)["uid of r1"].requests == 0
+    pages.texts[1] = "broken"
+    async with reading(pages) as reader:
+        assert await told_in_flight(reader, *views) == {"r0": 3, "r1": None}
+
+
+async def test_what_was_in_flight_on_a_page_that_is_too_old_is_unknown() -> None:
+    now_s = [NOW_S]
+    pages = Pages(OLD + sent_to("r0", 3))
+    views = [a_view("llama", a_pod("r0"))]
+    async with reading(pages, clock=lambda: now_s[0]) as reader:
+        assert await told_in_flight(reader, *views) == {"r0": 3}
+        pages.status = 500
+        await until(lambda: reader.problems != ())
+        now_s[0] += 16
+        assert reader.in_flight(views) == {}
 
 
 SETTINGS = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 from wva_adapter.core.fleet import Variant, VariantKey
@@ -85,11 +86,25 @@ class Scraped:
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What gateways sent somewhere that is not answered yet; ``None`` is unknown.
+
+    Attributes:
+        requests: Until their answer ends.
+        tokens: Those to compute for them, as ``ReplicaState.in_flight_tokens`` counts them.
+    """
+
+    requests: float | None = None
+    tokens: float | None = None
+
+
 def assemble(
     views: Sequence[VariantView],
     scraped: Mapping[str, Scraped],
     at_s: float,
     guards: Sequence[Guard] = (),
+    in_flight: Mapping[str, InFlight] = MappingProxyType({}),
 ) -> tuple[Snapshot, tuple[str, ...]]:
     """Return the fleet as one snapshot, and what contradicts itself in it.
 
@@ -98,6 +113,7 @@ def assemble(
         scraped: By replica uid; what is not listed was not asked yet.
         at_s: Unix time now.
         guards: What the operator holds counts by now.
+        in_flight: By replica uid; of what is not listed no gateway tells.
 
     Returns:
         The snapshot, sorted by variant, and a sentence per conflict: a variant that two sources
@@ -117,7 +133,10 @@ def assemble(
             variant=view.variant,
             spec_replicas=view.spec_replicas,
             status_replicas=view.status_replicas,
-            replicas=tuple(_replica(r, scraped.get(r.uid, Scraped())) for r in view.replicas),
+            replicas=tuple(
+                _replica(r, scraped.get(r.uid, Scraped()), in_flight.get(r.uid, _UNTOLD))
+                for r in view.replicas
+            ),
             problem=view.problem,
             refused=view.refused,
         )
@@ -126,7 +145,10 @@ def assemble(
     return Snapshot(at_s, variants, guards=tuple(guards)), tuple(conflicts)
 
 
-def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
+_UNTOLD = InFlight()
+
+
+def _replica(view: ReplicaView, scraped: Scraped, sent: InFlight) -> ReplicaState:
     sample = scraped.sample
     if sample is not None and sample.replica != view.name:
         sample = replace(sample, replica=view.name)
@@ -143,4 +165,6 @@ def _replica(view: ReplicaView, scraped: Scraped) -> ReplicaState:
         uid=view.uid,
         deletion_cost=view.deletion_cost,
         ordinal=view.ordinal,
+        in_flight_requests=sent.requests,
+        in_flight_tokens=sent.tokens,
     )

@@ -1,17 +1,19 @@
-"""What gateways hold back and have let through, read off the metrics pages of their endpoint pickers."""
+"""What gateways hold back, have let through and sent where, read off their pickers' metrics pages."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 
+from wva_adapter.collect.assemble import InFlight, VariantView
 from wva_adapter.collect.exposition import Page, Series, Wanted, scan
 from wva_adapter.core.snapshot import LARGEST, GatewayState, VariantState
 from wva_adapter.errors import CollectError
@@ -41,8 +43,15 @@ _REQUESTS: Final = (
     "inference_objective_request_total",
     "inference_model_request_total",
 )
+_IN_FLIGHT: Final = "llm_d_epp_inflight_requests"
+_IN_FLIGHT_TOKENS: Final = "llm_d_epp_inflight_tokens"
 _STARTED: Final = "process_start_time_seconds"
-_WANTED: Final = Wanted((*_QUEUE, *_BYTES, *_SATURATION, *_REQUESTS, _STARTED))
+_WANTED: Final = Wanted(
+    (*_QUEUE, *_BYTES, *_SATURATION, *_REQUESTS, _IN_FLIGHT, _IN_FLIGHT_TOKENS, _STARTED)
+)
+
+_RANK: Final = re.compile(r"-rank-[0-9]+$")
+"""What pickers put behind a pod's name: each port of its pool's is an endpoint of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ class Gateway:
     """Where a gateway tells of itself.
 
     Attributes:
-        namespace: Of the models behind it: its pages do not name one.
+        namespace: Of the models behind it: its pages name one of endpoints alone.
         urls: Its metrics pages, one per process of it.
         model_id: The model of all that it serves; ``None`` where its pages name models.
         token_file: The bearer token for its pages, read anew for each; ``None`` sends none.
@@ -74,6 +83,7 @@ class GatewayPage:
             ``None`` where it has none.
         offline_queued: Those of ``queued`` that nobody waits for, of a negative priority.
         offline_let_through: Those of ``let_through``.
+        in_flight: What it sent where, by ``NAMESPACE/NAME`` of the endpoint.
         started_at_s: Unix time at which its process started; ``None`` where it does not say.
     """
 
@@ -83,12 +93,13 @@ class GatewayPage:
     let_through: Mapping[str, float] | None = None
     offline_queued: Mapping[str, float] = field(default_factory=dict)
     offline_let_through: Mapping[str, float] = field(default_factory=dict)
+    in_flight: Mapping[str, InFlight] = field(default_factory=dict)
     started_at_s: float | None = None
 
 
 def is_gateway(body: bytes) -> bool:
     """Return whether a page has series that only endpoint pickers write."""
-    return any(name.encode() in body for name in (*_QUEUE, *_BYTES, *_SATURATION, *_REQUESTS))
+    return any(name.encode() in body for name in _WANTED.names - {_STARTED})
 
 
 def gateway_document(page: GatewayPage) -> dict[str, object]:
@@ -101,6 +112,7 @@ def gateway_document(page: GatewayPage) -> dict[str, object]:
         "offline_queued_requests": dict(page.offline_queued),
         "offline_requests_total": dict(page.offline_let_through),
         "requests_total": None if page.let_through is None else dict(page.let_through),
+        "in_flight": {endpoint: asdict(sent) for endpoint, sent in page.in_flight.items()},
         "age_s": None if started is None else page.at_s - started,
         "zeros_known": started is not None and page.at_s - started >= YOUNG_S,
     }
@@ -118,7 +130,8 @@ def read_gateway(body: bytes, *, at_s: float, source: str) -> GatewayPage:
     page = scan(body, _WANTED, source)
     queue, requests = _first(page, _QUEUE), _first(page, _REQUESTS)
     controls = bool(queue or _first(page, _SATURATION))
-    if not controls and not requests and not page.of(_STARTED):
+    in_flight = _in_flight(page)
+    if not (controls or requests or in_flight or page.of(_STARTED)):
         raise CollectError(source, "no page of an endpoint picker: it has none of its series")
     started = [series.value for series in page.of(_STARTED)]
     return GatewayPage(
@@ -128,6 +141,7 @@ def read_gateway(body: bytes, *, at_s: float, source: str) -> GatewayPage:
         let_through=_by_model(requests) if requests else None,
         offline_queued=_by_model(filter(_is_offline, queue)),
         offline_let_through=_by_model(filter(_is_offline, requests)),
+        in_flight=in_flight,
         started_at_s=started[0] if started and 0 <= started[0] <= LARGEST else None,
     )
 
@@ -155,6 +169,33 @@ def _by_model(series: Iterable[Series]) -> dict[str, float]:
     return found
 
 
+def _in_flight(page: Page) -> dict[str, InFlight]:
+    requests, tokens = _by_endpoint(page.of(_IN_FLIGHT)), _by_endpoint(page.of(_IN_FLIGHT_TOKENS))
+    return {
+        endpoint: InFlight(requests.get(endpoint), tokens.get(endpoint))
+        for endpoint in sorted(requests.keys() | tokens.keys())
+    }
+
+
+def _by_endpoint(series: Iterable[Series]) -> dict[str, float | None]:
+    """Return sums over fairness ids and priorities, by ``NAMESPACE/NAME`` of the endpoint.
+
+    Each producer that is configured counts every request that the picker sends, so their sums are
+    of the same requests: the largest counts, since one that began later has missed some.
+    """
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for one in series:
+        labels = one.labels
+        endpoint = f"{labels.get('namespace', '')}/{labels.get('endpoint_name', '')}"
+        value = one.value if 0 <= one.value <= LARGEST else None
+        producers = found.setdefault(endpoint, {})
+        producers.setdefault(labels.get("producer_name", ""), []).append(value)
+    return {
+        endpoint: _most(_at_least(values) for values in producers.values())
+        for endpoint, producers in found.items()
+    }
+
+
 @dataclass(slots=True)
 class _Watched:
     gateway: Gateway
@@ -162,6 +203,12 @@ class _Watched:
     page: GatewayPage | None = None
     young_since_s: float | None = None
     problem: str | None = None
+
+    @property
+    def young(self) -> bool:
+        """Whether zeros of its page mean that it does not know yet."""
+        since_s = self.young_since_s
+        return self.page is not None and since_s is not None and self.page.at_s - since_s < YOUNG_S
 
     def take(self, page: GatewayPage) -> bool:
         """Take a page in; return whether requests wait that did not before."""
@@ -235,6 +282,44 @@ class GatewayReader:
         states = (self._state(namespace, model_id, now_s) for namespace, model_id in models)
         return tuple(state for state in states if state is not None)
 
+    def in_flight(self, views: Sequence[VariantView]) -> Mapping[str, InFlight]:
+        """Return what gateways sent to replicas and is not answered yet, by replica uid.
+
+        Nothing is returned of endpoints that are no replica any more: pickers go on telling of them.
+        """
+        if not any(watched.page and watched.page.in_flight for watched in self._watched):
+            return {}
+        now_s = self._clock()
+        processes: dict[Gateway, list[_Watched]] = {}
+        for watched in self._watched:
+            processes.setdefault(watched.gateway, []).append(watched)
+        here: dict[str, list[VariantView]] = {}
+        for view in views:
+            here.setdefault(view.variant.key.namespace, []).append(view)
+        told: dict[str, list[InFlight]] = {}
+        for gateway, group in processes.items():
+            pages = [(self._fresh(watched, now_s), watched.young) for watched in group]
+            endpoints = {name for page, _ in pages if page is not None for name in page.in_flight}
+            for uid, names in _owned(endpoints, gateway, here.get(gateway.namespace, ())).items():
+                told.setdefault(uid, []).extend(
+                    _sent(page, name, young) for page, young in pages for name in names
+                )
+        # Each process counts what it sent itself, so they add up; one that waits to lead sends
+        # nothing.
+        return {
+            uid: InFlight(
+                _at_least([one.requests for one in sent]), _at_least([one.tokens for one in sent])
+            )
+            for uid, sent in told.items()
+        }
+
+    def _fresh(self, watched: _Watched, now_s: float) -> GatewayPage | None:
+        """Return a process's page; ``None`` if there is none, or of too long ago."""
+        page = watched.page
+        if page is None or abs(now_s - page.at_s) > self._stale_after_s:
+            return None
+        return page
+
     def _learn_names(self, variants: Sequence[VariantState]) -> None:
         """Note under which names models are served; those of a model at zero are remembered."""
         for state in variants:
@@ -275,8 +360,8 @@ class GatewayReader:
 
     def _told(self, watched: _Watched, model_id: str, now_s: float) -> GatewayState | None:
         """Return what one process told of a model; ``None`` if nothing, or too long ago."""
-        page = watched.page
-        if page is None or abs(now_s - page.at_s) > self._stale_after_s:
+        page = self._fresh(watched, now_s)
+        if page is None:
             return None
 
         def of_model(values: Mapping[str, float]) -> float:
@@ -291,8 +376,7 @@ class GatewayReader:
 
         queued = None if page.queued is None else of_model(page.queued)
         through = None if page.let_through is None else of_model(page.let_through)
-        since_s = watched.young_since_s
-        if since_s is not None and page.at_s - since_s < YOUNG_S:
+        if watched.young:
             through = None
             queued = queued or None
         return GatewayState(
@@ -345,6 +429,52 @@ class GatewayReader:
             raise CollectError(url, f"timed out after {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise CollectError(url, str(error)) from None
+
+
+def _owned(
+    endpoints: Iterable[str], gateway: Gateway, views: Sequence[VariantView]
+) -> Mapping[str, Sequence[str]]:
+    """Return which of a gateway's endpoints are of which replica in its namespace, by replica uid.
+
+    An endpoint has the name of its pod, with a rank behind it or without, or of a replica in a
+    static file, or that one's host and port.
+    """
+    by_address = any(":" in endpoint for endpoint in endpoints)
+    owners: dict[str, str | None] = {}
+    for view in views:
+        if gateway.model_id not in (None, view.variant.model_id):
+            continue
+        for replica in view.replicas:
+            names = {replica.name}
+            if by_address and replica.url is not None:
+                names.add(replica.url.partition("://")[2].partition("/")[0])
+            for name in names:
+                # Names in a static file may be those of several replicas: then nobody knows whose.
+                known = owners.setdefault(name, replica.uid)
+                owners[name] = replica.uid if known == replica.uid else None
+    owned: dict[str, list[str]] = {}
+    for endpoint in sorted(endpoints):
+        namespace, _, name = endpoint.partition("/")
+        if namespace not in ("", gateway.namespace):
+            continue
+        uid = owners.get(name) or owners.get(_RANK.sub("", name))
+        if uid is not None:
+            owned.setdefault(uid, []).append(endpoint)
+    return owned
+
+
+def _sent(page: GatewayPage | None, endpoint: str, young: bool) -> InFlight:
+    """Return what a process says that it sent somewhere; 0 where it knows of nothing."""
+    if page is None:
+        return InFlight()
+    sent = page.in_flight.get(endpoint, InFlight(0.0, 0.0))
+    return InFlight(sent.requests or None, sent.tokens or None) if young else sent
+
+
+def _at_least(values: Sequence[float | None]) -> float | None:
+    """Return a sum of which a part may be unknown: the rest is real, but nothing is no zero then."""
+    known = min(LARGEST, sum(value for value in values if value is not None))
+    return None if not known and None in values else known
 
 
 def _offline(

@@ -139,6 +139,10 @@ class ReplicaState:
         deletion_cost: The lower, the sooner its controller removes it
             (``controller.kubernetes.io/pod-deletion-cost``); ``None`` where nothing says.
         ordinal: Its place in a StatefulSet, whose highest goes first; ``None`` in any other.
+        in_flight_requests: Requests that gateways have sent to it and that are not answered yet;
+            ``None`` where no gateway tells.
+        in_flight_tokens: Tokens that those have before them: of prompts, as far as no cache holds
+            them, and of answers where a gateway adds what it expects; ``None`` where none tells.
     """
 
     name: str
@@ -153,10 +157,13 @@ class ReplicaState:
     uid: str | None = None
     deletion_cost: int | None = None
     ordinal: int | None = None
+    in_flight_requests: float | None = None
+    in_flight_tokens: float | None = None
 
     def __post_init__(self) -> None:
         times = ("created_at_s", "ready_at_s", "unscheduled_since_s")
         _check(self, f"replica {self.name}", times, lowest=-LARGEST)
+        _check(self, f"replica {self.name}", ("in_flight_requests", "in_flight_tokens"))
 
     @property
     def gated(self) -> bool:

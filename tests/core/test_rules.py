@@ -176,6 +176,34 @@ def test_a_model_never_sleeps_on_what_is_not_known() -> None:
         assert why in said(decision, "sleep_to_zero")
 
 
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.STARTING])
+def test_a_model_does_not_sleep_while_requests_are_in_flight_whatever_its_page_says(
+    phase: Phase,
+) -> None:
+    fleet = Fleet(SLEEPY)
+    for at_s in range(0, 1601, 5):
+        # Its readiness may fail over the work that it has; after 900 s the answer is complete.
+        busy = replace(an_idle(at_s), phase=phase, in_flight_requests=2.0 if at_s < 900 else 0.0)
+        state = a_state(CHEAP, replicas=[busy], spec=1)
+        decided = fleet.at(at_s, state, gateway=a_gateway(at_s))
+        if at_s == 895:
+            assert said(decided["a100"], "sleep_to_zero") == (
+                "not to zero: 2 requests are in flight at replica r0"
+            )
+        assert decided["a100"].desired == (1 if at_s < 1500 else 0), at_s
+
+
+def test_what_a_replica_that_terminates_still_answers_keeps_and_wakes_no_other() -> None:
+    ending = ReplicaState("r0", Phase.TERMINATING, in_flight_requests=3.0)
+    fleet = Fleet(SLEEPY)
+    for at_s in range(0, 700, 5):
+        state = a_state(CHEAP, replicas=[an_idle(at_s, "r1"), ending], spec=1)
+        decided = fleet.at(at_s, state, gateway=a_gateway(at_s))
+    assert decided["a100"].desired == 0
+    gone = a_state(CHEAP, replicas=[ending], spec=0)
+    assert fleet.at(700, gone, gateway=a_gateway(700))["a100"].desired == 0
+
+
 def test_a_gateway_that_was_away_for_a_while_did_not_forget_how_many_came() -> None:
     fleet = Fleet(SLEEPY)
     for at_s in range(0, 601, 5):

@@ -13,7 +13,7 @@ from wva_adapter.core.memory import UNSEEN_VARIANT, Quiet, VariantMemory
 from wva_adapter.core.pages import Pages
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.saturation import blind_reason
-from wva_adapter.core.snapshot import GatewayState, VariantState
+from wva_adapter.core.snapshot import GatewayState, Phase, VariantState
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,12 @@ def rests(
     if held:
         unproven = f"{held:g} requests wait in the gateway"
         quiet = replace(quiet, since_s=None, asked_at_s=at_s)
+    # Where somebody is known to have asked anyway, nobody needs to look for more.
+    unanswered = None if quiet.since_s is None else _unanswered(states)
+    if unanswered is not None:
+        unproven = unanswered
+        # No request that came: this one has its replica, and wakes no other.
+        quiet = replace(quiet, since_s=None)
     complete = all(state.spec_replicas is not None for state in states)
     asked = None
     if held:
@@ -90,6 +96,19 @@ def rests(
     woken = any(waking.values()) or any(why is not None for why in wakes.values())
     found = {key: Rest(wakes[key], waking[key], sleeps, why, complete) for key in roles}
     return found, replace(quiet, woken=woken)
+
+
+def _unanswered(states: Sequence[VariantState]) -> str | None:
+    """Return which replica has requests that its page may not show, in words; ``None`` if none has.
+
+    One that terminates answers those that it has whether others stay or not.
+    """
+    for state in states:
+        for replica in state.replicas:
+            if replica.in_flight_requests and replica.phase is not Phase.TERMINATING:
+                count = replica.in_flight_requests
+                return f"{count:g} requests are in flight at replica {replica.name}"
+    return None
 
 
 def _is_empty(states: Sequence[VariantState]) -> bool:

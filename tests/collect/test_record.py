@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import a_state, a_variant, filled
+from tests.builders import a_replica, a_state, a_variant, filled
 from wva_adapter.collect.record import Recorder, decided, open_recording
 from wva_adapter.core.memory import Memory
 from wva_adapter.core.planner import plan
@@ -17,7 +17,7 @@ from wva_adapter.core.policies import from_document as policies_from_document
 from wva_adapter.core.policies import to_document as policies_to_document
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.portable import from_portable, to_portable
-from wva_adapter.core.snapshot import Snapshot
+from wva_adapter.core.snapshot import GatewayState, Snapshot
 from wva_adapter.errors import CollectError, ConfigError
 
 CYCLES = 12
@@ -119,6 +119,32 @@ def test_every_field_of_a_policy_can_be_overridden_in_a_recording() -> None:
 def test_damaged_overrides_are_named(overrides: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         policies_from_document({"policy": to_portable(Policy()), "overrides": overrides})
+
+
+def test_what_was_in_flight_is_replayed_and_unknown_where_a_recording_is_older(
+    tmp_path: Path,
+) -> None:
+    path, memory = tmp_path / "run.jsonl", Memory()
+    recorder = Recorder(path)
+    for at_s, sent in ((0.0, None), (5.0, 7.0)):
+        replica = a_replica(at_s=at_s, problem="HTTP 503")
+        told = replace(replica, in_flight_requests=sent, in_flight_tokens=sent and 900.0)
+        gateway = GatewayState(namespace="chat", model_id="llama", at_s=at_s, queued_requests=0.0)
+        snapshot, before = Snapshot(at_s, (a_state(replicas=[told]),), (gateway,)), memory
+        planned, memory = plan(snapshot, Policy(), memory)
+        recorder.record(snapshot, Policies(Policy()), before, planned)
+    recorder.close()
+
+    assert ["in_flight" in line for line in path.read_text().splitlines()] == [False, False, True]
+    cycles = list(open_recording(path).cycles())
+    read = [cycle.snapshot.variants[0].replicas[0] for cycle in cycles]
+    assert [r.in_flight_requests for r in read] == [None, 7.0]
+    assert [r.in_flight_tokens for r in read] == [None, 900.0]
+    memory = open_recording(path).memory
+    for cycle in cycles:
+        planned, memory = plan(cycle.snapshot, cycle.policies, memory)
+        assert json.loads(json.dumps(decided(planned))) == cycle.decided
+    assert "7 in flight there by the gateway" in json.dumps(cycles[1].decided)
 
 
 def test_every_field_of_a_snapshot_is_carried() -> None:

@@ -43,6 +43,7 @@ class Fleet:
     running: float = 8.0
     busy: int | None = None
     gateway_queue: float | None = None
+    in_flight: dict[str, float] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
     memory: Memory = field(default_factory=Memory)
     policy: Policy = field(default_factory=Policy)
@@ -56,7 +57,12 @@ class Fleet:
         for name in served:
             if name not in self.frozen:
                 self.served[name] = self.served.get(name, 0.0) + rate * CYCLE_S / len(served)
-        replicas = [self._replica(name, name in unseen) for name in names]
+        replicas = [
+            replace(
+                self._replica(name, name in unseen), in_flight_requests=self.in_flight.get(name)
+            )
+            for name in names
+        ]
         created_s = self.at_s if self.starting_since_s is None else self.starting_since_s
         replicas += [
             ReplicaState(f"s{i}", Phase.STARTING, created_s) for i in range(self.spec - self.ready)
@@ -287,6 +293,59 @@ def test_an_unseen_replica_counts_with_its_last_rate_and_holds_the_count() -> No
     blind = fleet.cycle(12.0, unseen=["r1", "r2", "r3"])
     assert blind.loads[0].demand == pytest.approx(seen.demand or 0.0, rel=0.05)
     assert only(blind).desired >= 4
+
+
+def blind_with(
+    in_flight: float | None, *, waiting: float = 0.0, running: float = 8.0, unseen: str = "r1"
+) -> Plan:
+    """Decide on three replicas of which one is unseen, with so much in flight at r1."""
+    variant = replace(a_variant(maximum=30), max_num_seqs=256)
+    fleet = Fleet(variant, 3, 3, waiting=waiting, running=running, gateway_queue=0.0)
+    fleet.cycles(30.0, 300)
+    if in_flight is not None:
+        fleet.in_flight["r1"] = in_flight
+    return fleet.cycle(30.0, unseen=[unseen])
+
+
+def test_what_a_gateway_has_in_flight_at_an_unseen_replica_is_its_load() -> None:
+    calm, crowded = blind_with(None), blind_with(4000.0)
+
+    assert crowded.loads[0].need > calm.loads[0].need
+    assert "waiting to be served within 60 s" in crowded.loads[0].binding
+    assert only(crowded).desired > only(calm).desired
+    assert "unseen, so what the gateway tells to be in flight counts: 4000 at r1" in (
+        crowded.loads[0].notes
+    )
+    blind = "r1 unseen: timed out after 2 s, last page 5 s old, 4000 in flight there by the gateway"
+    assert blind in said(crowded)
+    # As with a queue: what was ordered for it may go once it is worked off.
+    assert crowded.loads[0].keep == pytest.approx(calm.loads[0].keep, rel=0.05)
+
+
+def test_who_waited_on_the_last_page_of_an_unseen_replica_is_not_counted_twice() -> None:
+    # 500 of the 1500 waited at r1, and a batch of 173 keeps the SLO there, or is within chance of it.
+    waited = blind_with(None, waiting=1500.0).loads[0]
+
+    assert blind_with(500.0 + 100, waiting=1500.0).loads[0].need == waited.need
+    assert blind_with(500.0 + 1000, waiting=1500.0).loads[0].need > waited.need
+
+
+@pytest.mark.parametrize("in_flight", [0.0, 1.0, 100.0, 5000.0])
+@pytest.mark.parametrize(("waiting", "running"), [(0.0, 8.0), (600.0, 8.0), (0.0, 1500.0)])
+def test_what_is_in_flight_at_an_unseen_replica_never_asks_for_less(
+    in_flight: float, waiting: float, running: float
+) -> None:
+    last = blind_with(None, waiting=waiting, running=running)
+    newer = blind_with(in_flight, waiting=waiting, running=running)
+
+    assert newer.loads[0].need >= last.loads[0].need
+    assert only(newer).desired >= only(last).desired >= only(last).current
+
+
+def test_a_replica_that_is_seen_speaks_for_itself() -> None:
+    told = blind_with(4000.0, unseen="r2")
+
+    assert told.loads[0] == blind_with(None, unseen="r2").loads[0]
 
 
 def test_without_any_page_the_count_stays_and_says_that_nothing_is_known() -> None:

@@ -28,6 +28,7 @@ from wva_adapter.core.parts import (
 )
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.priors import generic_prior, scaled_prior
+from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.service_rate import ServiceRate, Shape, Slo
 from wva_adapter.core.snapshot import GatewayState, VariantState
 from wva_adapter.core.strain import strained
@@ -61,6 +62,7 @@ class Seen:
         waiting: Requests in the queues of engines and gateway.
         stuck: Replicas in which requests wait and nothing moves.
         asleep: Replicas whose engine sleeps.
+        sent: Requests in flight at replicas whose own pages say nothing now, as gateways tell.
     """
 
     arrivals: float | None
@@ -68,6 +70,7 @@ class Seen:
     waiting: float
     stuck: frozenset[tuple[VariantKey, str]]
     asleep: frozenset[tuple[VariantKey, str]]
+    sent: Mapping[tuple[VariantKey, str], float]
 
 
 def analyze_demand(
@@ -97,7 +100,7 @@ def analyze_demand(
     """
     offline = policy.request_class == "offline"
     whole, gateway = gateway, online(gateway)
-    seen = _look(states, pages, gateway, past, at_s, before)
+    seen = _look(states, pages, gateway, past, at_s, policy, before)
     owed = owed_now(past.owed, states, pages, whole, seen.arrivals, at_s, policy)
     if offline:
         # Who waits is what is owed, and is owed no place in a queue.
@@ -209,6 +212,7 @@ def _look(
     gateway: GatewayState | None,
     past: ModelMemory,
     at_s: float,
+    policy: Policy,
     before: Sequence[VariantState],
 ) -> Seen:
     waiting = 0.0
@@ -234,12 +238,26 @@ def _look(
     span_s = _SHORTEST_CYCLE_S if since_s is None else at_s - since_s
     fresh = any(pages.news[state.variant.key] for state in states)
     arrivals = rate * span_s if rate is not None and fresh else None
+    sent: Mapping[tuple[VariantKey, str], float] = {}
     if gateway is not None:
+        sent = _sent(states, at_s, policy)
         waiting += gateway.queued_requests or 0.0
         arrivals, span_s = _through(gateway, past.gateway, arrivals, span_s)
     if span_s < _SHORTEST_CYCLE_S:
         arrivals = None
-    return Seen(arrivals, span_s, waiting, frozenset(stuck), frozenset(asleep))
+    return Seen(arrivals, span_s, waiting, frozenset(stuck), frozenset(asleep), sent)
+
+
+def _sent(
+    states: Sequence[VariantState], at_s: float, policy: Policy
+) -> Mapping[tuple[VariantKey, str], float]:
+    """Return what gateways tell of unseen replicas, which is newer than these ones' pages."""
+    return {
+        (state.variant.key, replica.name): replica.in_flight_requests
+        for state in states
+        for replica in state.ready
+        if replica.in_flight_requests and blind_reason(replica, at_s, policy) is not None
+    }
 
 
 def _through(
@@ -377,18 +395,23 @@ def _crowd(
     """Return how many requests run beyond what batches hold within the SLO.
 
     An engine with places left lets everybody in and grows slow: who is too many there must be
-    worked off before others are served in time again, as who waits in a queue.
+    worked off before others are served in time again, as who waits in a queue. So is who is too
+    many at an unseen replica by what a gateway sent there, who waited on its last page aside, since
+    the queue has them. Where fewer are there than ran on that page, others may send there too.
     """
-    crowd = 0.0
+    crowd, sent = 0.0, seen.sent
     for state in states:
         batch = rates[state.variant.key].batch
         # Chance alone brings a batch so far above its mean.
         most = batch + _CHANCE_DEVIATIONS * math.sqrt(batch)
         for name, memory in pages.replicas[state.variant.key].items():
             page = memory.page
-            if page is None or (seen.stuck and (state.variant.key, name) in seen.stuck):
+            if seen.stuck and (state.variant.key, name) in seen.stuck:
                 continue
-            running = page.running_requests
+            running = None if page is None else page.running_requests
+            if sent and (state.variant.key, name) in sent:
+                queued = 0.0 if page is None else page.queued_requests or 0.0
+                running = max(running or 0.0, sent[state.variant.key, name] - queued)
             if running is not None and running > most:
                 crowd += running - most
     return crowd
@@ -458,6 +481,9 @@ def _notes(
         f"{key.name}: {figure(each[key])} {load.unit} per replica, {bound}"
         for key, bound in load.bounds.items()
     ]
+    if seen.sent:
+        named = ", ".join(f"{count:g} at {name}" for (_, name), count in sorted(seen.sent.items()))
+        notes.append(f"unseen, so what the gateway tells to be in flight counts: {named}")
     for word, which in (("stuck", seen.stuck), ("asleep", seen.asleep)):
         if which:
             named = ", ".join(name for _, name in sorted(which))

@@ -38,7 +38,9 @@ def blind_reasons(state: VariantState, at_s: float, policy: Policy) -> tuple[str
     for replica in state.ready:
         why = blind_reason(replica, at_s, policy)
         if why is not None:
-            reasons.append(f"replica {replica.name} unseen: {why}")
+            sent = replica.in_flight_requests
+            known = "" if sent is None else f", {sent:g} in flight there by the gateway"
+            reasons.append(f"replica {replica.name} unseen: {why}{known}")
     return tuple(reasons)
 
 

@@ -111,6 +111,25 @@ def test_each_replica_is_told_with_the_age_of_its_page() -> None:
     assert "r1  KV-cache usage 0.30, queue 0, page 1.5 s old" in told
 
 
+def test_what_a_gateway_has_in_flight_is_told_by_replica_where_it_is_known() -> None:
+    replicas = [
+        replace(a_replica("r0", queue=3), in_flight_requests=12.0, in_flight_tokens=3400.0),
+        replace(a_replica("r1", seen=False, problem="HTTP 503"), in_flight_requests=0.0),
+        a_replica("r2"),
+    ]
+
+    explained = Story().look(a_state(replicas=replicas)).explained()
+
+    assert "queue 3, page 0.0 s old, 12 requests in flight, 3,400 tokens in flight\n" in (
+        explained.text
+    )
+    assert "r1  unseen: HTTP 503, 0 requests in flight\n" in explained.text
+    assert "replica r1 unseen: HTTP 503, 0 in flight there by the gateway" in explained.text
+    told = explained.document["replicas"]
+    assert [r["in_flight_requests"] for r in told] == [12.0, 0.0, None]
+    assert [r["in_flight_tokens"] for r in told] == [3400.0, None, None]
+
+
 def test_what_a_page_does_not_say_is_told_as_unknown_and_not_as_zero() -> None:
     replicas = [a_replica("r0", queue=None)]
 

@@ -99,6 +99,8 @@ def _replica_document(replica: ReplicaState, case: Case) -> Document:
         "age_s": None if sample is None else round(case.at_s - sample.at_s, 3),
         "seen": unseen is None,
         "problem": unseen,
+        "in_flight_requests": replica.in_flight_requests,
+        "in_flight_tokens": replica.in_flight_tokens,
         **{name: said[name] for name in _SAMPLE_FIELDS},
     }
 

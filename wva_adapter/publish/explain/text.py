@@ -81,16 +81,24 @@ def _load_lines(case: Case, load: ModelLoad) -> Sequence[str]:
 
 
 def _replica_line(replica: ReplicaState, case: Case) -> str:
+    requests, tokens = replica.in_flight_requests, replica.in_flight_tokens
+    told = [f"{replica.name}  {_page_words(replica, case)}"]
+    told += [] if requests is None else [f"{requests:g} requests in flight"]
+    told += [] if tokens is None else [f"{tokens:,.0f} tokens in flight"]
+    return ", ".join(told)
+
+
+def _page_words(replica: ReplicaState, case: Case) -> str:
     why = blind_reason(replica, case.at_s, case.policy)
     if replica.phase is not Phase.READY:
-        return f"{replica.name}  {replica.phase.value}"
+        return str(replica.phase.value)
     sample = replica.sample
     if why is not None or sample is None:
-        return f"{replica.name}  unseen: {why}"
+        return f"unseen: {why}"
     usage = "unknown" if sample.kv_cache_usage is None else f"{sample.kv_cache_usage:.2f}"
     queue = "unknown" if sample.queued_requests is None else f"{sample.queued_requests:g}"
     age_s = case.at_s - sample.at_s
-    return f"{replica.name}  KV-cache usage {usage}, queue {queue}, page {age_s:.1f} s old"
+    return f"KV-cache usage {usage}, queue {queue}, page {age_s:.1f} s old"
 
 
 def _reader_words(reader: Reader) -> str:

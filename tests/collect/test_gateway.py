@@ -112,12 +112,25 @@ class Pages:
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
         self.status = 200
-        self.urls: tuple[str, ...] = ()
         self.tokens: list[str | None] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers.get("Authorization"))
         return web.Response(text=self.texts[int(request.match_info["n"])], status=self.status)
+
+
+@asynccontextmanager
+async def served(pages: Pages) -> AsyncIterator[tuple[str, ...]]:
+    app = web.Application()
+    app.router.add_get("/{n}", pages.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    try:
+        yield tuple(f"http://127.0.0.1:{port}/{n}" for n in range(len(pages.texts)))
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -129,28 +142,21 @@ async def reading(
     clock: Callable[[], float] = lambda: NOW_S,
     on_queue: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[GatewayReader]:
-    app = web.Application()
-    app.router.add_get("/{n}", pages.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = runner.addresses[0][1]
-    urls = tuple(f"http://127.0.0.1:{port}/{n}" for n in range(len(pages.texts)))
-    reader = GatewayReader(
-        [Gateway("chat", urls, model_id, token_file)],
-        period_s=0.02,
-        timeout_s=2,
-        stale_after_s=15,
-        clock=clock,
-        on_queue=on_queue,
-    )
-    task = asyncio.create_task(reader.run())
-    try:
-        yield reader
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await runner.cleanup()
+    async with served(pages) as urls:
+        reader = GatewayReader(
+            [Gateway("chat", urls, model_id, token_file)],
+            period_s=0.02,
+            timeout_s=2,
+            stale_after_s=15,
+            clock=clock,
+            on_queue=on_queue,
+        )
+        task = asyncio.create_task(reader.run())
+        try:
+            yield reader
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def queue_of(count: int, model: str = "llama") -> str:
@@ -480,3 +486,30 @@ async def test_a_request_that_waits_in_a_gateway_wakes_one_replica_of_the_cheape
         stop.set()
         await asyncio.wait_for(running, 10)
         await gateway.stop()
+
+
+async def test_what_a_gateway_has_in_flight_at_a_replica_that_cannot_be_read_is_decided_on(
+    tmp_path: Path,
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    (tmp_path / "fleet.yaml").write_text(
+        "variants:\n"
+        f"- {{namespace: chat, name: a, model_id: llama, replicas: ['http://{address}']}}\n"
+    )
+    async with served(Pages(OLD + CONTROLS + sent_to(address, 3))) as urls:
+        settings = parse_settings(
+            f"{SETTINGS}gateways: [{{namespace: chat, urls: ['{urls[0]}']}}]\n", "wva.yaml"
+        )
+        adapter = Adapter(settings, folder=tmp_path)
+        stop = asyncio.Event()
+        running = asyncio.create_task(adapter.run(stop))
+
+        def said() -> str:
+            decided = {} if adapter.plan is None else adapter.plan.decisions
+            return " | ".join(step.why for one in decided.values() for step in one.trail)
+
+        try:
+            await until(lambda: "3 in flight there by the gateway" in said())
+        finally:
+            stop.set()
+            await asyncio.wait_for(running, 10)

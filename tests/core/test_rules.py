@@ -865,6 +865,10 @@ REFUSED: dict[str, Callable[[], object]] = {
     "replica r0: kv_cache_usage -0.1, want": lambda: a_sample(usage=-0.1),
     "replica r0: at_s inf, want": lambda: a_sample(at_s=math.inf),
     "replica p: created_at_s nan, want": lambda: a_pod("p", created=math.nan),
+    "replica p: in_flight_requests nan, want": lambda: ReplicaState(
+        "p", in_flight_requests=math.nan
+    ),
+    "replica p: in_flight_tokens -1.0, want": lambda: ReplicaState("p", in_flight_tokens=-1.0),
     "chat/llama-a100: spec_replicas -2, want": lambda: a_state(spec=-2),
     "gateway of chat/llama: queued_requests inf, want": lambda: a_gateway(0, queue=math.inf),
     "snapshot: at_s nan, want": lambda: Snapshot(math.nan),

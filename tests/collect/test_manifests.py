@@ -490,6 +490,48 @@ def test_a_pod_says_in_which_order_its_controller_removes_it() -> None:
     assert read(owner="StatefulSet") == ["n0", None, 7]
 
 
+def pulled(
+    *containers: Document, first: list[Document] | None = None, scheduled: str = "03:04:06"
+) -> tuple[float | None, float | None]:
+    """Return what a pod with these containers says of its image, in seconds from its creation."""
+    pod = a_pod(ready=False)
+    pod["status"]["conditions"] = [
+        {
+            "type": "PodScheduled",
+            "status": "True",
+            "lastTransitionTime": f"2026-01-02T{scheduled}Z",
+        }
+    ]
+    pod["status"]["containerStatuses"] = list(containers)
+    pod["status"]["initContainerStatuses"] = first or []
+    view = read_replica(msgspec.convert(pod, Pod))
+    assert view.created_at_s is not None
+    since_s, began_s = view.pulling_since_s, view.began_at_s
+    return (
+        None if since_s is None else since_s - view.created_at_s,
+        None if began_s is None else began_s - view.created_at_s,
+    )
+
+
+def test_a_pod_says_from_when_its_image_was_pulled_and_when_its_engine_began() -> None:
+    def running(time: str, restarts: int = 0) -> Document:
+        began = {"running": {"startedAt": f"2026-01-02T{time}Z"}}
+        return {"name": "engine", "restartCount": restarts, "state": began}
+
+    waiting = {"name": "engine", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    weights = {"name": "weights", "state": {"terminated": {"finishedAt": "2026-01-02T03:08:05Z"}}}
+
+    assert pulled(waiting) == (1, None)
+    assert pulled(running("03:04:08")) == (1, 3)
+    # A download of 4 minutes before the engine is no pull of its image.
+    assert pulled(running("03:08:07"), first=[weights]) == (240, 242)
+    assert pulled(waiting, first=[running("03:04:08")]) == (None, None)
+    # A sidecar runs as long as the engine does.
+    assert pulled(running("03:04:10"), first=[running("03:04:08")]) == (1, 5)
+    # After a restart nothing tells of the first time.
+    assert pulled(running("05:00:00", restarts=1)) == (None, None)
+
+
 def test_pods_that_ended_are_no_replicas() -> None:
     pods = [a_pod("a"), a_pod("b", phase="Failed"), a_pod("c", phase="Succeeded")]
     view = the_view(hpas=[an_hpa()], pods=pods)

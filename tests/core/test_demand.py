@@ -10,7 +10,7 @@ import pytest
 from tests.builders import a_key, a_variant
 from wva_adapter.core.decision import Decision, Plan
 from wva_adapter.core.fleet import LoadKey, Variant
-from wva_adapter.core.memory import Memory
+from wva_adapter.core.memory import Memory, Start
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import (
@@ -409,7 +409,7 @@ def test_a_start_that_was_seen_is_what_the_next_one_is_expected_to_take() -> Non
     fleet = Fleet()
     fleet.cycles(4.0, 60)
     starts = fleet.memory.variants[fleet.variant.key].starts
-    assert starts == ((999_000.0, 100.0), (999_000.0, 100.0))
+    assert starts == (Start(999_000.0, 100.0), Start(999_000.0, 100.0))
 
 
 @pytest.mark.parametrize("level", ["frugal", "balanced", "premium"])

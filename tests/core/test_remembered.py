@@ -15,7 +15,7 @@ from tests.builders import a_key, filled
 from wva_adapter.core.arrivals import ArrivalHistory
 from wva_adapter.core.fleet import LoadKey
 from wva_adapter.core.forecast import forecast
-from wva_adapter.core.memory import Memory, ModelMemory, VariantMemory, Window
+from wva_adapter.core.memory import Memory, ModelMemory, Start, VariantMemory, Window
 from wva_adapter.core.remembered import bounded, from_document, to_document
 
 
@@ -46,7 +46,11 @@ def through_text(memory: Memory) -> Memory:
 def test_a_memory_comes_back_as_it_was() -> None:
     memory = replace(
         remembered(arrivals(20.0, cycles=100).add(700.0, 3.0, 5.0)),
-        variants={a_key(): VariantMemory(Window(((1.5, 4.0), (2.5, 3.0))), starts=((9.0, 61.5),))},
+        variants={
+            a_key(): VariantMemory(
+                Window(((1.5, 4.0), (2.5, 3.0))), starts=(Start(9.0, 61.5, "cold"),), wakes_s=(2.5,)
+            )
+        },
     )
 
     assert through_text(memory) == memory
@@ -79,7 +83,11 @@ def test_a_hundred_variants_take_at_most_a_megabyte(rate_per_s: float) -> None:
     one = ModelMemory("demand", window, with_days(arrivals(rate_per_s), rate_per_s))
     memory = bounded(
         Memory(
-            variants={a_key(): VariantMemory(counts, starts=((1.7e9, 123.456),) * 20)},
+            variants={
+                a_key(): VariantMemory(
+                    counts, starts=(Start(1.7e9, 123.456, "warm"),) * 20, wakes_s=(3.21,) * 20
+                )
+            },
             models={LoadKey("chat", "llama"): one},
         )
     )
@@ -104,7 +112,7 @@ def of(held: Memory, **changes: object) -> dict[str, Any]:
     [
         ([], "want a document of format 'wva-adapter memory'"),
         ({"version": 1}, "want a document of format 'wva-adapter memory'"),
-        (of(Memory(), version=0), "memory of version 0, want 1"),
+        (of(Memory(), version=0), "memory of version 0, want 2"),
         (of(Memory(), memory=None), "memory: found None, want an object of Memory"),
         (
             of(Memory(), memory={"prior_scale": "high"}),

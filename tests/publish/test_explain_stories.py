@@ -17,7 +17,7 @@ from tests.publish.test_board import Clock
 from wva_adapter.core.decision import Plan
 from wva_adapter.core.fleet import Reader
 from wva_adapter.core.guards import Budget, Freeze, Guard, Hours, MaxChange, Pin, Scope
-from wva_adapter.core.memory import Memory
+from wva_adapter.core.memory import Memory, Start
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policies import Override, Policies
 from wva_adapter.core.policy import Policy
@@ -81,6 +81,10 @@ class Recorded(Fleet):
         return replace(self, served=dict(self.served), **changes)
 
     def told(self, why_not: int | None = None) -> str:
+        """Look once more, and read."""
+        return self.explained(why_not).text
+
+    def explained(self, why_not: int | None = None) -> Explanation:
         """Look once more; explain what was decided then."""
         story = Story(Policies(self.policy), self.memory)
         names = [f"r{i}" for i in range(self.ready)]
@@ -91,7 +95,7 @@ class Recorded(Fleet):
         ]
         state = VariantState(self.variant, self.spec, self.spec, tuple(replicas))
         story.look(state, at_s=self.at_s)
-        return story.explained(why_not=why_not).text
+        return story.explained(why_not=why_not)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,21 @@ def test_the_learned_capacity_is_told_with_its_evidence_and_what_binds_it(calm: 
     assert "req/s per replica; learned from 118 samples, which it explains within" in told
     assert "inter-token latency of" in told
     assert "SLO 60 ms" in told
+
+
+def test_starts_are_told_by_what_the_pods_began_with(calm: Recorded) -> None:
+    # Three pods whose images were there served after 62 s, one that had to pull after 240 s.
+    key = calm.variant.key
+    starts = (*(Start(1e6, 62.0, "warm") for _ in range(3)), Start(1e6, 240.0, "cold"))
+    known = replace(calm.memory.variants[key], starts=starts, wakes_s=(3.4,))
+    fleet = calm.again(memory=replace(calm.memory, variants={key: known}), spec=calm.ready + 1)
+
+    told, asked = fleet.told(), fleet.explained().document
+
+    assert "nine of ten start: cold within 240 s (1 seen), sleeping within 3 s (1 seen)," in told
+    assert "warm within 62 s (3 seen)" in told
+    assert asked["capacity"]["starts"]["warm"] == {"seen": 3, "within_s": 62.0}
+    assert "s0  starting\n" in told  # its pod has no node yet, so nothing says
 
 
 def test_a_capacity_that_was_not_learned_yet_says_that_nothing_was_seen() -> None:

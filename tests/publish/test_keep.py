@@ -78,7 +78,7 @@ WHOLE = written(a_memory())
         (b"\x00\xff\x17", "no memory, or a damaged one: want a document of format"),
         (b"[" * 100_000, "no memory, or a damaged one: want a document of format"),
         (b"{}", "no memory, or a damaged one: want a document of format"),
-        (written(a_memory(), version=7), "memory of version 7, want 1"),
+        (written(a_memory(), version=7), "memory of version 7, want 2"),
         (written(a_memory(), memory={"prior_scale": "high"}), "memory: prior_scale: found 'high'"),
         (json.dumps(to_document(a_memory())).encode(), "at_s: found None, want a number"),
         (written(a_memory(), at_s=NOW_S + 7200), "written 7190 s after now: the clock was set"),

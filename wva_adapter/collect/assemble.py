@@ -32,6 +32,10 @@ class ReplicaView:
         node: The node that it runs on; ``None`` where it has none yet, or nothing says.
         deletion_cost: The lower, the sooner its controller removes it; ``None`` where nothing says.
         ordinal: Its place in a StatefulSet, whose highest goes first; ``None`` in any other.
+        pulling_since_s: Unix time from which its image was pulled, if it was; ``None`` where nothing
+            says.
+        began_at_s: Unix time at which its engine's container began, for the first time; ``None``
+            where it has not yet, or nothing says.
     """
 
     uid: str
@@ -46,6 +50,8 @@ class ReplicaView:
     node: str | None = None
     deletion_cost: int | None = None
     ordinal: int | None = None
+    pulling_since_s: float | None = None
+    began_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,8 @@ def _replica(view: ReplicaView, scraped: Scraped, sent: InFlight) -> ReplicaStat
         uid=view.uid,
         deletion_cost=view.deletion_cost,
         ordinal=view.ordinal,
+        pulling_since_s=view.pulling_since_s,
+        began_at_s=view.began_at_s,
         in_flight_requests=sent.requests,
         in_flight_tokens=sent.tokens,
     )

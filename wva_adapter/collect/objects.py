@@ -118,10 +118,30 @@ class PodSpec(_Object, frozen=True):
     tolerations: tuple[Toleration, ...] = ()
 
 
+class Running(_Object, frozen=True):
+    started_at: datetime | None = None
+
+
+class Terminated(_Object, frozen=True):
+    finished_at: datetime | None = None
+
+
+class ContainerState(_Object, frozen=True):
+    running: Running | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(_Object, frozen=True):
+    restart_count: int = 0
+    state: ContainerState = ContainerState()
+
+
 class PodStatus(_Object, frozen=True):
     phase: str = ""
     pod_ip: str = field(name="podIP", default="")
     conditions: tuple[Condition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
 
 
 class Pod(_Object, frozen=True):

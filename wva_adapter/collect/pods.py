@@ -34,6 +34,7 @@ def read_replica(pod: Pod) -> ReplicaView:
         phase = Phase.READY if ready else Phase.STARTING
     created = meta.creation_timestamp
     unscheduled, unscheduled_since = _why_unscheduled(pod)
+    pulling_since, began_at = _pulled(pod)
     return ReplicaView(
         uid=meta.uid,
         name=meta.name,
@@ -47,6 +48,8 @@ def read_replica(pod: Pod) -> ReplicaView:
         unscheduled_since_s=None if unscheduled_since is None else unscheduled_since.timestamp(),
         deletion_cost=_deletion_cost(pod),
         ordinal=_ordinal(pod),
+        pulling_since_s=None if pulling_since is None else pulling_since.timestamp(),
+        began_at_s=None if began_at is None else began_at.timestamp(),
     )
 
 
@@ -74,6 +77,29 @@ def _why_unscheduled(pod: Pod) -> tuple[str | None, datetime | None]:
             return ("SchedulingGated" if pod.spec.scheduling_gates else condition.reason), since
     # The gates are there before the scheduler has said anything of them.
     return ("SchedulingGated", created) if pod.spec.scheduling_gates else (None, None)
+
+
+def _pulled(pod: Pod) -> tuple[datetime | None, datetime | None]:
+    """Return from when on the engine's image was pulled, if it was, and when its container began.
+
+    Both are ``None`` where containers were restarted: then nothing tells of the first time.
+    """
+    engine, before = pod.status.container_statuses, pod.status.init_container_statuses
+    began = [one.state.running.started_at for one in engine if one.state.running is not None]
+    ended = [one.state.terminated.finished_at for one in before if one.state.terminated is not None]
+    scheduled = [
+        condition.last_transition_time
+        for condition in pod.status.conditions
+        if condition.type == "PodScheduled" and condition.status == "True"
+    ]
+    if not scheduled or any(one.restart_count for one in engine):
+        return None, None
+    # What runs first, such as a download of the weights, is no pull of the engine's image. One that
+    # stays beside the engine (a sidecar) never ends.
+    if not began and len(ended) < len(before):
+        return None, None
+    since = max((time for time in (*scheduled, *ended) if time is not None), default=None)
+    return since, max((time for time in began if time is not None), default=None)
 
 
 def _page_url(pod: Pod) -> str:

@@ -376,12 +376,9 @@ def _supply(
         serving = sum((key, r.name) not in idle for r in state.ready) if idle else len(state.ready)
         # More are ready than asked for while some are about to leave.
         ready += capacity[key] * min(serving, state.spec_replicas or 0)
-        if not state.starting:
-            continue
-        takes_s = start_s(variants[key].starts, policy)
         later += [
             (after, capacity[key], share)
-            for after, share in coming(state, takes_s, at_s, variants[key])
+            for after, share in coming(state, variants[key], at_s, policy)
         ]
     return ready, sorted(later)
 

@@ -11,7 +11,7 @@ from wva_adapter.core.capacity import Fit
 from wva_adapter.core.fleet import LoadKey, VariantKey
 from wva_adapter.core.owed import Owed
 from wva_adapter.core.service_rate import Shape
-from wva_adapter.core.snapshot import GatewayState, ReplicaSample
+from wva_adapter.core.snapshot import GatewayState, ReplicaSample, StartKind
 from wva_adapter.core.strain import Strain
 from wva_adapter.core.token_memory import TokenMemory
 
@@ -104,6 +104,20 @@ class Bill:
     ran_usd: float = 0.0
 
 
+class Start(NamedTuple):
+    """One start of a replica that was seen to its end.
+
+    Attributes:
+        at_s: Unix time from which it served.
+        took_s: Seconds from its pod's creation until then.
+        kind: What it began with; ``None`` where nothing says.
+    """
+
+    at_s: float
+    took_s: float
+    kind: StartKind | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class VariantMemory:
     """What is remembered of one variant.
@@ -112,8 +126,9 @@ class VariantMemory:
         published: Counts that were published for it.
         fit: What is known of a replica's speed; ``None`` before the variant was looked at.
         kv_cache_tokens: Size of a replica's KV cache; ``None`` before one told.
-        starts: When replicas became ready, and how many seconds after their pod's creation; in the
-            order of the former.
+        starts: How replicas' pods started, in the order in which they became ready.
+        wakes_s: What engines that slept took to wake, in seconds, the latest last: no longer than
+            from the last page that said they sleep.
         most: What guards know of published counts, and of the one before the first.
         fewest: The same negated: the largest of them is the fewest replicas.
         missing_since_s: Since when pods that its target asks for are not there; ``None`` while
@@ -126,7 +141,8 @@ class VariantMemory:
     published: Window = Window()
     fit: Fit | None = None
     kv_cache_tokens: float | None = None
-    starts: tuple[tuple[float, float], ...] = ()
+    starts: tuple[Start, ...] = ()
+    wakes_s: tuple[float, ...] = ()
     most: Window = Window()
     fewest: Window = Window()
     missing_since_s: float | None = None

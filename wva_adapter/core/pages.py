@@ -22,10 +22,12 @@ class Pages:
         replicas: By variant and name, what is remembered of every ready replica, these pages
             taken in; in the order of ``VariantState.ready``.
         news: By variant and name, what each replica with a new page did since the one before.
+        woke_s: By variant, what engines that slept on the page before took to wake, at most.
     """
 
     replicas: Mapping[VariantKey, Mapping[str, ReplicaMemory]] = field(default_factory=dict)
     news: Mapping[VariantKey, Mapping[str, Interval]] = field(default_factory=dict)
+    woke_s: Mapping[VariantKey, Sequence[float]] = field(default_factory=dict)
 
     def of(self, state: VariantState, replica: ReplicaState) -> ReplicaMemory:
         """Return what is remembered of a ready replica."""
@@ -43,6 +45,7 @@ def take_pages(
     """
     replicas: dict[VariantKey, Mapping[str, ReplicaMemory]] = {}
     news: dict[VariantKey, Mapping[str, Interval]] = {}
+    woke_s: dict[VariantKey, list[float]] = {}
     for state in states:
         key = state.variant.key
         past_of = memory.get(key, {})
@@ -56,6 +59,8 @@ def take_pages(
                 now_of[name] = past
                 continue
             done = None if before is None else interval(before, page)
+            if before is not None and before.awake is False and page.awake:
+                woke_s.setdefault(key, []).append(page.at_s - before.at_s)
             arrivals, moved_at_s = past.arrivals_per_s, past.moved_at_s
             if done is not None:
                 done_of[name] = done
@@ -73,7 +78,7 @@ def take_pages(
                 past.caught_up or has_caught_up(page, replica),
             )
         replicas[key], news[key] = now_of, done_of
-    return Pages(replicas, news)
+    return Pages(replicas, news, woke_s)
 
 
 def _moved(done: Interval | None) -> bool:

@@ -16,6 +16,7 @@ from wva_adapter.core.demand import analyze_demand, contradictions
 from wva_adapter.core.feasibility import Standing, notice, standing
 from wva_adapter.core.fleet import LoadKey, Role, VariantKey
 from wva_adapter.core.guards import pace_window_s
+from wva_adapter.core.leads import remember_wakes
 from wva_adapter.core.limits import Scarcity, limit_accelerators, scarcity
 from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.memory import (
@@ -257,6 +258,8 @@ def _looks(
         if policy.analysis == "saturation":
             seen = remember_peaks(whole, seen, policy)
         pages = take_pages(whole, seen)
+        for woken, woke_s in pages.woke_s.items():
+            noticed[woken] = remember_wakes(noticed[woken], woke_s)
         known = memory.models.get(next(iter(roles)), UNSEEN_MODEL).quiet
         its_rests, quiet = rests(
             known, roles, noticed, pages, gateways.get(model), snapshot.at_s, policy

@@ -9,7 +9,7 @@ from wva_adapter.core.arrivals import ArrivalHistory
 from wva_adapter.core.memory import Memory, ModelMemory
 from wva_adapter.core.portable import from_portable, to_portable
 
-VERSION: Final = 1
+VERSION: Final = 2
 _FORMAT: Final = "wva-adapter memory"
 
 SHORT_GAP_S: Final = 60.0

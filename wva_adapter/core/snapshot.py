@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Literal
 
 from wva_adapter.core.fleet import NodeState, Variant, VariantKey
 from wva_adapter.core.guards import Guard
@@ -120,6 +121,14 @@ class Phase(Enum):
     TERMINATING = "terminating"
 
 
+StartKind = Literal["cold", "warm"]
+"""What a pod begins with: an image that must be pulled first, or one that its node has."""
+
+PULLED_AFTER_S = 20.0
+"""A container whose image is there begins within seconds of its pod's having a node; those that
+serve models have images of many gigabytes, which take minutes to pull."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
     """One replica that exists, with the last page that was read from it.
@@ -139,6 +148,10 @@ class ReplicaState:
         deletion_cost: The lower, the sooner its controller removes it
             (``controller.kubernetes.io/pod-deletion-cost``); ``None`` where nothing says.
         ordinal: Its place in a StatefulSet, whose highest goes first; ``None`` in any other.
+        pulling_since_s: Unix time from which its image was pulled, if it was: it had a node, and
+            all that runs before its engine had ended; ``None`` where nothing says.
+        began_at_s: Unix time at which its engine's container began, for the first time; ``None``
+            where it has not yet, or nothing says.
         in_flight_requests: Requests that gateways have sent to it and that are not answered yet;
             ``None`` where no gateway tells.
         in_flight_tokens: Tokens that those have before them: of prompts, as far as no cache holds
@@ -157,11 +170,16 @@ class ReplicaState:
     uid: str | None = None
     deletion_cost: int | None = None
     ordinal: int | None = None
+    pulling_since_s: float | None = None
+    began_at_s: float | None = None
     in_flight_requests: float | None = None
     in_flight_tokens: float | None = None
 
     def __post_init__(self) -> None:
-        times = ("created_at_s", "ready_at_s", "unscheduled_since_s")
+        times = (
+            *("created_at_s", "ready_at_s", "unscheduled_since_s"),
+            *("pulling_since_s", "began_at_s"),
+        )
         _check(self, f"replica {self.name}", times, lowest=-LARGEST)
         _check(self, f"replica {self.name}", ("in_flight_requests", "in_flight_tokens"))
 
@@ -169,6 +187,15 @@ class ReplicaState:
     def gated(self) -> bool:
         """Whether something else than the scheduler (Kueue) must let it go first."""
         return self.unscheduled == "SchedulingGated"
+
+    def start_kind(self, at_s: float) -> StartKind | None:
+        """Return what its pod began with, as far as that shows at this time."""
+        since_s, began_at_s = self.pulling_since_s, self.began_at_s
+        if since_s is None:
+            return None
+        if (at_s if began_at_s is None else began_at_s) - since_s > PULLED_AFTER_S:
+            return "cold"
+        return None if began_at_s is None else "warm"
 
 
 class _Kept:

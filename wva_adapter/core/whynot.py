@@ -9,7 +9,7 @@ from wva_adapter.core.allocation import Cover, Option
 from wva_adapter.core.case import Case
 from wva_adapter.core.decision import Decision
 from wva_adapter.core.fleet import VariantKey
-from wva_adapter.core.leads import coming, start_s
+from wva_adapter.core.leads import coming
 from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.memory import UNSEEN_VARIANT
 from wva_adapter.core.rules import RULES, follow_demand
@@ -156,8 +156,7 @@ def outlook(key: VariantKey, decisions: Decisions, case: Case) -> tuple[str, ...
     state, load, policy = case.states[key], case.loads[key], case.policies[key]
     said = []
     past = case.memory.get(key, UNSEEN_VARIANT)
-    takes_s = start_s(past.starts, policy)
-    expected = coming(state, takes_s, case.at_s, past)
+    expected = coming(state, past, case.at_s, policy)
     if expected:
         first, last = min(t for t, _ in expected), max(t for t, _ in expected)
         when = f"{first:.0f} s" if round(first) == round(last) else f"{first:.0f} to {last:.0f} s"

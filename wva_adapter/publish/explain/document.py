@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from wva_adapter.core.decision import Decision
+from wva_adapter.core.leads import starts_by_kind
 from wva_adapter.core.load import ModelLoad
 from wva_adapter.core.memory import Bill
 from wva_adapter.core.saturation import blind_reason
@@ -99,6 +100,7 @@ def _replica_document(replica: ReplicaState, case: Case) -> Document:
         "age_s": None if sample is None else round(case.at_s - sample.at_s, 3),
         "seen": unseen is None,
         "problem": unseen,
+        "start": replica.start_kind(case.at_s),
         "in_flight_requests": replica.in_flight_requests,
         "in_flight_tokens": replica.in_flight_tokens,
         **{name: said[name] for name in _SAMPLE_FIELDS},
@@ -118,7 +120,10 @@ def _capacity_document(case: Case) -> Document | None:
         "bound": load.bounds.get(key),
         "samples": None if fit is None else fit.samples,
         "fit_error": error,
-        "starts_seen": len(case.memory.starts),
+        "starts": {
+            kind: {"seen": seen, "within_s": within_s}
+            for kind, (seen, within_s) in starts_by_kind(case.memory).items()
+        },
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from wva_adapter.core.decision import Step
 from wva_adapter.core.fleet import Reader
+from wva_adapter.core.leads import starts_by_kind
 from wva_adapter.core.load import ModelLoad, figure
 from wva_adapter.core.saturation import blind_reason
 from wva_adapter.core.snapshot import Phase, ReplicaState
@@ -77,7 +78,12 @@ def _load_lines(case: Case, load: ModelLoad) -> Sequence[str]:
     error = fit.relative_error
     if error is not None:
         learned += f", which it explains within {error:.0%}"
-    return [*told, f"  capacity: {figure(load.capacity[key])} {load.unit} per replica; {learned}"]
+    told.append(f"  capacity: {figure(load.capacity[key])} {load.unit} per replica; {learned}")
+    starts = starts_by_kind(case.memory)
+    if starts:
+        kinds = (f"{kind} within {s:.0f} s ({seen} seen)" for kind, (seen, s) in starts.items())
+        told.append(f"  nine of ten start: {', '.join(kinds)}")
+    return told
 
 
 def _replica_line(replica: ReplicaState, case: Case) -> str:
@@ -91,7 +97,8 @@ def _replica_line(replica: ReplicaState, case: Case) -> str:
 def _page_words(replica: ReplicaState, case: Case) -> str:
     why = blind_reason(replica, case.at_s, case.policy)
     if replica.phase is not Phase.READY:
-        return str(replica.phase.value)
+        kind = replica.start_kind(case.at_s) if replica.phase is Phase.STARTING else None
+        return f"{replica.phase.value}{'' if kind is None else f', {kind}'}"
     sample = replica.sample
     if why is not None or sample is None:
         return f"unseen: {why}"

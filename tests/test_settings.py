@@ -392,6 +392,16 @@ def test_a_number_that_is_negative_or_none_is_refused_by_its_key_wherever_it_sta
     assert path[-1] in message
 
 
+def test_no_other_analysis_takes_offline_requests_than_the_one_that_knows_deadlines() -> None:
+    for text in (
+        "policy: {analysis: tokens, class: offline}",
+        "policy: {analysis: saturation}\noverrides: [{model: batch, class: offline}]",
+    ):
+        message = refused(f"{SOURCE}{text}\n")
+
+        assert "class offline, want analysis demand, got analysis=" in message
+
+
 def test_a_model_is_offline_by_class_and_deadline() -> None:
     settings = parse_settings(
         f"{SOURCE}overrides: [{{model: batch, class: offline, deadline: 2h}}]", "wva.yaml"

@@ -435,17 +435,23 @@ ROLES: Sequence[Role] = ("prefill", "decode", "both")
 @given(
     roles=st.lists(st.sampled_from(ROLES), min_size=1, max_size=4),
     data=st.data(),
-    analysis=st.sampled_from(["demand", "tokens", "saturation"]),
+    decides=st.sampled_from(
+        [
+            ("demand", "online"),
+            ("demand", "offline"),
+            ("tokens", "online"),
+            ("saturation", "online"),
+        ]
+    ),
     to_zero=st.booleans(),
-    request_class=st.sampled_from(["online", "offline"]),
 )
 def test_no_mixture_of_roles_and_counts_makes_the_plan_fail_or_leave_bounds(
     roles: list[Role],
     data: st.DataObject,
-    analysis: Analysis,
+    decides: tuple[Analysis, RequestClass],
     to_zero: bool,
-    request_class: RequestClass,
 ) -> None:
+    analysis, request_class = decides
     variants = tuple(
         replace(a_variant(f"v{i}", minimum=data.draw(st.integers(0, 2)), maximum=6), role=role)
         for i, role in enumerate(roles)

@@ -113,7 +113,7 @@ def plan(snapshot: Snapshot, policy: Policy | Policies, memory: Memory) -> tuple
                     past.tokens,
                     online(gateways.get(model)),
                     snapshot.at_s,
-                    replace(policy, analysis="tokens"),
+                    replace(policy, analysis="tokens", request_class="online"),
                     noticed,
                 )
                 past = replace(past, tokens=tokens)

@@ -154,6 +154,11 @@ class Policy:
         for name in ("slo_ttft_s", "slo_itl_s", "deadline_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}, want above 0")
+        if self.request_class == "offline" and self.analysis != "demand":
+            raise ValueError(
+                f"class offline, want analysis demand, got analysis={self.analysis}: "
+                "no other gives requests until their deadline"
+            )
         if self.max_up_step < 1:
             raise ValueError(f"max_up_step {self.max_up_step}, want at least 1")
         if not self.kv_spare_trigger < self.kv_cache_threshold:

@@ -42,7 +42,7 @@ LEVELS: Mapping[str, Level] = {
         Utilization(slack=0.15, lowest=0.85, highest=0.96), 0.98, 0.5, 2.0, 300.0, 120.0, 60.0
     ),
     "premium": Level(
-        Utilization(slack=0.15, lowest=0.85, highest=0.96), 0.995, 3.5, 8.0, 720.0, 400.0, 10.0
+        Utilization(slack=0.15, lowest=0.85, highest=0.96), 0.995, 3.5, 9.0, 400.0, 250.0, 10.0
     ),
 }
 """Settled in the simulator over all its scenarios: goodput against cost."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 from typing import get_args
 
@@ -51,6 +52,20 @@ def test_what_an_entry_must_say_is_not_printed_as_if_it_had_a_default() -> None:
 
     assert "  #   until: ...  # When it expires, a date and time" in printed
     assert not any(line.strip("# -").startswith("until: null") for line in printed)
+
+
+@pytest.mark.parametrize("entries", ["max_changes", "hours", "freezes", "pins"])
+def test_every_key_of_an_entry_is_printed_those_that_all_kinds_have_too(entries: str) -> None:
+    printed = list(describe_settings())
+    start = next(i for i, line in enumerate(printed) if line.startswith(f"  {entries}: []"))
+    keys = {
+        line[6:].partition(":")[0]
+        for line in takewhile(lambda one: one.startswith("  # "), printed[start + 1 :])
+    }
+
+    assert {"name", "namespace", "model", "variant"} <= keys
+    if entries in ("hours", "freezes"):
+        assert {"days", "begins", "ends", "time_zone"} <= keys
 
 
 def test_the_commented_sections_work_when_uncommented() -> None:

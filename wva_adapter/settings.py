@@ -659,16 +659,17 @@ def describe_settings() -> Iterator[str]:
     yield from _describe(Settings, indent="")
 
 
-def _describe(section: type[BaseModel], indent: str, *, inherited: bool = True) -> Iterator[str]:
-    own = section.model_fields if inherited else section.__annotations__
+def _describe(section: type[BaseModel], indent: str) -> Iterator[str]:
+    # What an override may set is said once, where its default is.
+    told = PolicySection.model_fields if issubclass(section, OverrideSection) else {}
     for name, field in section.model_fields.items():
-        if name not in own:
+        if name in told:
             continue
         name = field.alias or name
         inner = _inner_section(field)
         if field.default == () and inner is not None:
             yield f"{indent}{name}: []  # {field.description}; of each:"
-            lines = list(_describe(inner, "  ", inherited=False))
+            lines = list(_describe(inner, "  "))
             yield from (f"{indent}#{' -' if n == 0 else '  '}{t[1:]}" for n, t in enumerate(lines))
         elif inner is None:
             yield f"{indent}{name}: {_written(field)}  # {field.description}"

@@ -11,7 +11,7 @@ from wva_adapter.core.leads import coming, start_s, starts_by_kind
 from wva_adapter.core.memory import Memory, Start, VariantMemory
 from wva_adapter.core.planner import plan
 from wva_adapter.core.policy import Policy
-from wva_adapter.core.snapshot import Phase, ReplicaState, Snapshot
+from wva_adapter.core.snapshot import Phase, ReplicaState, Snapshot, VariantState
 
 POLICY = Policy()
 SEEN = VariantMemory(
@@ -78,6 +78,53 @@ def test_starts_are_remembered_with_what_they_began_with() -> None:
         Start(310.0, 310.0, "cold"),
         Start(320.0, 320.0, None),
     )
+
+
+def test_who_was_unready_for_a_while_did_not_start_again() -> None:
+    def seen(at_s: float, phase: Phase, ready_s: float) -> VariantState:
+        flapping = ReplicaState("r0", phase, created_at_s=0.0, ready_at_s=ready_s)
+        steady = ReplicaState("r1", Phase.READY, created_at_s=0.0, ready_at_s=90.0)
+        return a_state(replicas=[flapping, steady])
+
+    memory = Memory()
+    for at_s, phase, ready_s in (
+        (100.0, Phase.READY, 80.0),
+        (1000.0, Phase.STARTING, 990.0),  # its probe failed: not ready since 990 s
+        (1005.0, Phase.STARTING, 990.0),
+        (1010.0, Phase.READY, 1008.0),
+        (1020.0, Phase.READY, 1018.0),  # and once more, for less than a cycle
+    ):
+        _, memory = plan(Snapshot(at_s, (seen(at_s, phase, ready_s),)), POLICY, memory)
+
+    starts = memory.variants[a_variant().key].starts
+    assert [start.took_s for start in starts] == [80.0, 90.0]
+
+
+def test_the_pod_of_a_stateful_set_that_takes_anothers_name_starts() -> None:
+    def seen(at_s: float, uid: str, phase: Phase, created_s: float, ready_s: float) -> VariantState:
+        page = a_replica("llama-0", at_s=at_s).sample if phase is Phase.READY else None
+        pod = ReplicaState("llama-0", phase, created_s, ready_s, page, uid=uid)
+        return a_state(replicas=[pod], spec=1)
+
+    memory = Memory()
+    for at_s, uid, phase, created_s, ready_s in (
+        (100.0, "a", Phase.READY, 0.0, 80.0),
+        (200.0, "b", Phase.STARTING, 150.0, 150.0),
+        (230.0, "b", Phase.READY, 150.0, 225.0),
+    ):
+        state = seen(at_s, uid, phase, created_s, ready_s)
+        _, memory = plan(Snapshot(at_s, (state,)), POLICY, memory)
+
+    starts = memory.variants[a_variant().key].starts
+    assert [start.took_s for start in starts] == [80.0, 75.0]
+
+
+def test_a_pod_that_was_ready_hours_after_its_creation_did_not_start_then() -> None:
+    old = ReplicaState("old", Phase.READY, created_at_s=0.0, ready_at_s=3 * 3600.0)
+
+    _, memory = plan(Snapshot(4 * 3600.0, (a_state(replicas=[old]),)), POLICY, Memory())
+
+    assert memory.variants[a_variant().key].starts == ()
 
 
 def test_what_an_engine_that_slept_took_to_wake_is_remembered_apart() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from wva_adapter.core.change import replace
 from wva_adapter.core.inventory import ResourceQuota
-from wva_adapter.core.leads import remember_starts, start_s, why_blocked
-from wva_adapter.core.memory import Setback, VariantMemory
+from wva_adapter.core.leads import remember_starts, remember_unready, start_s, why_blocked
+from wva_adapter.core.memory import ReplicaMemory, Setback, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Phase, VariantState
 
@@ -43,6 +44,7 @@ def notice(
     at_s: float,
     policy: Policy,
     quotas: Sequence[ResourceQuota] = (),
+    served: Mapping[str, ReplicaMemory] = MappingProxyType({}),
 ) -> VariantMemory:
     """Return the past with how pods of this cycle started, and whether they got a place.
 
@@ -52,10 +54,12 @@ def notice(
 
     Args:
         quotas: What ResourceQuota objects bound, as far as they could be read.
+        served: By name, what is remembered of replicas that served in the cycle before.
     """
-    starts = remember_starts(past, state)
-    if starts != past.starts:
-        past = replace(past, starts=starts)
+    starts = remember_starts(past, state, served)
+    unready = remember_unready(past, state, served)
+    if starts != past.starts or unready != past.unready:
+        past = replace(past, starts=starts, unready=unready)
     if state.spec_replicas is None:
         return past
     missing = state.missing

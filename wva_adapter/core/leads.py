@@ -8,16 +8,30 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from wva_adapter.core.change import replace
-from wva_adapter.core.memory import Start, VariantMemory
+from wva_adapter.core.memory import ReplicaMemory, Start, VariantMemory
 from wva_adapter.core.policy import Policy
 from wva_adapter.core.snapshot import Phase, ReplicaState, StartKind, VariantState
 
 _REMEMBERED = 20
 _SHORTEST_S = 1.0
 
+_LONGEST_S = 3600.0
+"""Who became ready later than that after its creation had been ready before."""
 
-def remember_starts(past: VariantMemory, state: VariantState) -> tuple[Start, ...]:
-    """Return the starts with those of replicas that became ready since the latest of them."""
+
+def remember_starts(
+    past: VariantMemory, state: VariantState, served: Mapping[str, ReplicaMemory]
+) -> tuple[Start, ...]:
+    """Return the starts with those of replicas that became ready since the latest of them.
+
+    Kubernetes tells since when a pod is ready, not since when first: a probe that fails once makes
+    it look as if the pod had just started, hours after its creation.
+
+    Args:
+        past: Those that were seen before, and who served before and was unready lately.
+        state: The variant now.
+        served: By name, what is remembered of replicas that served in the cycle before.
+    """
     latest = past.starts[-1].at_s if past.starts else -math.inf
     for replica in state.ready:
         if replica.ready_at_s is not None and replica.ready_at_s > latest:
@@ -35,9 +49,35 @@ def remember_starts(past: VariantMemory, state: VariantState) -> tuple[Start, ..
         and replica.created_at_s is not None
         and replica.ready_at_s > latest
         # A pod that was ready as soon as it was created is a stand-in, or its clock is another.
-        and replica.ready_at_s - replica.created_at_s >= _SHORTEST_S
+        and _SHORTEST_S <= replica.ready_at_s - replica.created_at_s <= _LONGEST_S
+        and not _served_before(replica, past, served)
     ]
     return (*past.starts, *sorted(found, key=itemgetter(0, 1)))[-_REMEMBERED:]
+
+
+def remember_unready(
+    past: VariantMemory, state: VariantState, served: Mapping[str, ReplicaMemory]
+) -> tuple[str, ...]:
+    """Return who served before, in the cycle before or earlier, and does not now but may again."""
+    if len(state.ready) == len(state.replicas):
+        return ()
+    return tuple(
+        replica.uid or replica.name
+        for replica in state.replicas
+        if replica.phase is Phase.STARTING and _served_before(replica, past, served)
+    )
+
+
+def _served_before(
+    replica: ReplicaState, past: VariantMemory, served: Mapping[str, ReplicaMemory]
+) -> bool:
+    if (replica.uid or replica.name) in past.unready:
+        return True
+    if replica.name not in served:
+        return False
+    # In a StatefulSet another pod may have had the name.
+    page, created_at_s = served[replica.name].page, replica.created_at_s
+    return page is None or created_at_s is None or created_at_s <= page.at_s
 
 
 def remember_wakes(past: VariantMemory, woke_s: Sequence[float]) -> VariantMemory:

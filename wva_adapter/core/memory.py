@@ -127,6 +127,8 @@ class VariantMemory:
         fit: What is known of a replica's speed; ``None`` before the variant was looked at.
         kv_cache_tokens: Size of a replica's KV cache; ``None`` before one told.
         starts: How replicas' pods started, in the order in which they became ready.
+        unready: Replicas that served before and do not now, by their uid, or name where they have
+            none: when they do again, they did not start.
         wakes_s: What engines that slept took to wake, in seconds, the latest last: no longer than
             from the last page that said they sleep.
         most: What guards know of published counts, and of the one before the first.
@@ -142,6 +144,7 @@ class VariantMemory:
     fit: Fit | None = None
     kv_cache_tokens: float | None = None
     starts: tuple[Start, ...] = ()
+    unready: tuple[str, ...] = ()
     wakes_s: tuple[float, ...] = ()
     most: Window = Window()
     fewest: Window = Window()

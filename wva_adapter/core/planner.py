@@ -251,6 +251,7 @@ def _looks(
                 snapshot.at_s,
                 of_variant[s.variant.key],
                 snapshot.quotas or (),
+                memory.replicas.get(s.variant.key, {}),
             )
             for s in whole
         }

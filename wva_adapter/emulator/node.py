@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -68,7 +69,9 @@ class NodeAgent:
         self._lives: dict[str, PodLife] = {}
         self._left_alone: set[str] = set()
         self._gateways: dict[str, Gateway] = {}
-        self._hosts = itertools.count(1)
+        # Each process from a place of its own: two at once would find the same address free, and
+        # the later one could not listen on it.
+        self._hosts = itertools.count(1 + 250 * os.getpid())
         self._tasks: list[asyncio.Task[None]] = []
         self._aborting: set[asyncio.Task[None]] = set()
 

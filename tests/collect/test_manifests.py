@@ -528,6 +528,9 @@ def test_a_pod_says_from_when_its_image_was_pulled_and_when_its_engine_began() -
     assert pulled(waiting, first=[running("03:04:08")]) == (None, None)
     # A sidecar runs as long as the engine does.
     assert pulled(running("03:04:10"), first=[running("03:04:08")]) == (1, 5)
+    # A proxy beside the engine runs before the engine's image is there.
+    assert pulled(running("03:04:08"), waiting) == (1, None)
+    assert pulled(running("03:04:08"), running("03:07:05")) == (1, 180)
     # After a restart nothing tells of the first time.
     assert pulled(running("05:00:00", restarts=1)) == (None, None)
 

@@ -99,6 +99,9 @@ def _pulled(pod: Pod) -> tuple[datetime | None, datetime | None]:
     if not began and len(ended) < len(before):
         return None, None
     since = max((time for time in (*scheduled, *ended) if time is not None), default=None)
+    # Another container beside the engine may run while the engine's image is still pulled.
+    if len(began) < len(engine):
+        return since, None
     return since, max((time for time in began if time is not None), default=None)
 
 
